@@ -1,0 +1,148 @@
+package resilient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// try is what one attempt brought, before policy has looked at it.
+type try struct {
+	judgement
+	resp  *http.Response
+	err   error
+	start time.Time
+	took  time.Duration
+	sight sight
+
+	cancel context.CancelCauseFunc // ends the attempt's context; nil without one
+	stop   error                   // why a Fatal attempt is the last, where the verdict does not say
+
+	believed bool // Base speaks net/http: what was seen is evidence
+	pending  bool // an earlier attempt under the same key ended unknown
+}
+
+// judge reaches the judgement of an attempt of op.
+func (op *operation) judge(t *try) {
+	switch bodyErr := op.upload.failure(); {
+	case t.resp != nil || gone(op.req) != nil:
+	case bodyErr != nil:
+		t.fatal(nil, op.wire)
+		t.err = bodyErr
+		return
+	case op.timeUp() && isTimeout(t.err):
+		t.fatal(ErrNoTime, op.wire)
+		return
+	}
+	t.believed, t.pending = op.wire, op.pending()
+	op.t.judge(op.req, t)
+}
+
+// judge reaches the judgement of an attempt at req.
+func (t *Transport) judge(req *http.Request, last *try) {
+	stop := gone(req)
+	switch {
+	case last.resp != nil:
+		last.judgement = judgeAnswer(last.resp, last.sight, last.pending)
+		if last.err != nil && stop == nil && last.verdict == Done { // its body was cut short
+			last.verdict, last.report = Transient, failure
+		}
+	case stop != nil:
+		last.fatal(stop, last.believed)
+		last.err = joinCause(last.err, context.Cause(req.Context()))
+		return
+	default:
+		last.judgement = judgeError(last.err, last.sight, last.believed)
+		last.once = last.once || last.verdict == Transient && brokeUpload(req, last.err, last.sight)
+		if inner, ok := errors.AsType[*Error](last.err); ok {
+			last.believe(inner, inner.Method == methodOf(req) && inner.URL == plainURL(req.URL))
+		}
+	}
+	if t.cfg.Classify != nil {
+		if v := t.cfg.Classify(req, last.resp, last.err, last.verdict); v != last.verdict && v < Unsent {
+			last.overrule(v)
+		}
+	}
+}
+
+// fatal is the judgement of an attempt that nothing can mend and that says
+// nothing about the host.
+func (t *try) fatal(stop error, believed bool) {
+	t.stop = stop
+	t.judgement = judgement{verdict: Fatal, report: neutral}
+	if believed && t.sight.replays == 0 && t.sight.neverSent() {
+		t.outcome = NotSent
+	}
+}
+
+// believe takes the word of a transport of ours below us, if it speaks of the
+// same request. What became of another one that Base made (a token fetched
+// before ours, a note written after it) proves nothing of ours.
+func (t *try) believe(e *Error, same bool) {
+	switch {
+	case errors.Is(e.Stop, ErrOpen):
+		t.verdict, t.report = Fatal, neutral
+		if same {
+			t.outcome = e.Outcome
+		}
+	case !same:
+	case e.Outcome == NotSent:
+		t.judgement = judgement{verdict: Unsent, outcome: NotSent, report: failure}
+	default:
+		t.judgement = judgement{verdict: Transient, report: failure}
+	}
+}
+
+// overrule takes the caller's verdict. What the server can have done stays.
+func (t *try) overrule(v Verdict) {
+	t.verdict = v
+	switch v {
+	case Done, Fatal:
+		t.report = neutral
+		if t.resp != nil {
+			t.report = success
+		}
+	case Transient:
+		t.report = failure
+	case Throttled:
+		t.report = neutral
+		if t.resp != nil && t.resp.StatusCode == http.StatusServiceUnavailable {
+			t.report = failure
+		}
+	case Unsent: // not his to say
+	}
+}
+
+// pending reports whether an earlier attempt under the key ended unknown, so
+// that a 409 can be that one, still running.
+func (op *operation) pending() bool {
+	if op.key.value == "" || op.key.resumed {
+		return op.key.resumed
+	}
+	for _, a := range op.attempts[op.earlier:] {
+		if a.Outcome == Unknown {
+			return true
+		}
+	}
+	return false
+}
+
+// timeUp reports whether Config.Timeout is over.
+func (op *operation) timeUp() bool {
+	total := op.t.cfg.Timeout
+	return total > 0 && time.Since(op.began) >= total
+}
+
+// joinCause adds the caller's own reason to what else is known. A context that
+// ended without one says no more than the Stop reason does.
+func joinCause(err, cause error) error {
+	switch {
+	case err == nil:
+		return cause
+	case cause == nil, errors.Is(err, cause), cause == context.Canceled, cause == context.DeadlineExceeded: //nolint:errorlint // just these
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}

@@ -1,0 +1,154 @@
+package resilient
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http/httptrace"
+	"sync"
+)
+
+var errSentAgain = errors.New("net/http was about to send it again on another connection")
+
+// evidence gathers what net/http's trace tells of one attempt, to answer two
+// questions: can the server have seen it, and how many times was it sent?
+//
+// Only what did not happen proves anything. No connection was got, or no header
+// was written while the attempt could still go on: then nothing left. The
+// opposite signals fire before a byte is flushed. Neither the error's text nor
+// its Op will do: net/http sends requests again by itself, and reports the fate
+// of the last copy.
+//
+// Hooks run on net/http's goroutines and may come late, so evidence is never
+// reused and each attempt has its own.
+type evidence struct {
+	trace httptrace.ClientTrace
+
+	// cut ends the attempt. It is nil where net/http's own sending again is
+	// harmless or impossible, and not used once a dialler's own requests, which
+	// the same hooks see, make what looks like it a guess.
+	cut func(cause error)
+	// once: the request must not be sent by net/http a second time on another
+	// HTTP/2 connection. most bounds its sendings over HTTP/2 in any case; over
+	// HTTP/1.1 there is one for each stale connection at most.
+	once bool
+	most int
+
+	host, port string // where the attempt goes, as in the URL
+
+	mu      sync.Mutex
+	asked   bool     // GetConn
+	address string   // it named first: the host's, or a proxy's
+	foreign bool     // it named others: requests of a dialler's own (a resolver over HTTP)
+	got     bool     // GotConn
+	head    bool     // WroteHeaders, on any connection
+	current bool     // WroteHeaders, on the connection got last
+	reused  bool     // the connection got last had served before
+	broke   bool     // WroteRequest with an error
+	sent    int      // requests on the wire before the connection got last
+	conn    net.Conn // got last
+}
+
+// watch makes the trace. With upload, it looks for a body that could not be
+// written to its end, which only a large one shows: a small one is in the
+// kernel's buffers before anything can go wrong.
+func (e *evidence) watch(upload bool) *httptrace.ClientTrace {
+	e.trace.GetConn = e.getConn
+	e.trace.GotConn = e.gotConn
+	e.trace.WroteHeaders = e.wroteHeaders
+	if upload {
+		e.trace.WroteRequest = e.wroteRequest
+	}
+	return &e.trace
+}
+
+func (e *evidence) getConn(address string) {
+	e.mu.Lock()
+	switch {
+	case !e.asked:
+		e.asked, e.address = true, address
+	case address != e.address && !e.leadsTo(address):
+		e.foreign = true
+	}
+	e.mu.Unlock()
+}
+
+// leadsTo reports whether address is the URL's own. HTTP/2 asks for that one
+// even behind a proxy.
+func (e *evidence) leadsTo(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	return err == nil && host == e.host && (port == e.port || e.port == "" && (port == "443" || port == "80"))
+}
+
+func (e *evidence) gotConn(info httptrace.GotConnInfo) {
+	e.mu.Lock()
+	again := e.current
+	if again {
+		e.sent++
+	}
+	stop := again && e.cut != nil && !e.foreign && e.overHTTP2(info.Conn) && (e.sent >= e.most || e.once && e.conn != info.Conn)
+	if stop && isHTTP2(info.Conn) {
+		// There the context is looked at before HEADERS are written: the copy
+		// cut here does not leave. The attempt stands for the one before it.
+		e.sent--
+	}
+	e.got, e.current, e.reused, e.conn = true, false, info.Reused, info.Conn
+	e.mu.Unlock()
+	if stop {
+		e.cut(errSentAgain)
+	}
+}
+
+func (e *evidence) wroteHeaders() {
+	e.mu.Lock()
+	e.head, e.current = true, true
+	e.mu.Unlock()
+}
+
+func (e *evidence) wroteRequest(info httptrace.WroteRequestInfo) {
+	e.mu.Lock()
+	e.broke = info.Err != nil
+	e.mu.Unlock()
+}
+
+// overHTTP2 reports whether the copy sent last was, as next is got for another.
+// Cleartext shows no protocol, but over HTTP/1.1 net/http sends again only what
+// went out on a connection that had served before, and never on that one.
+func (e *evidence) overHTTP2(next net.Conn) bool {
+	return isHTTP2(e.conn) || !e.reused || e.conn == next
+}
+
+func isHTTP2(conn net.Conn) bool {
+	c, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
+	return ok && c.ConnectionState().NegotiatedProtocol == "h2"
+}
+
+// sight is what was seen of an attempt when Base returned. The zero sight has
+// seen nothing and proves nothing.
+type sight struct {
+	watched          bool // somebody looked
+	asked, got, head bool
+	reused           bool
+	broke            bool // the request could not be written to its end
+	replays          int  // sendings by net/http itself, before the last
+	open             bool // the attempt could still go on: its context and Request.Cancel
+}
+
+func (e *evidence) sight(open bool) sight {
+	if e == nil {
+		return sight{}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, broke: e.broke, replays: e.sent, open: open}
+}
+
+// neverAsked reports whether net/http did not even look for a connection. That
+// alone proves nothing: another protocol may be registered with it.
+func (s sight) neverAsked() bool { return s.watched && !s.asked }
+
+// neverSent reports whether nothing can have left this host. With the context
+// ended, an HTTP/2 request may be on the wire before its WroteHeaders fires.
+func (s sight) neverSent() bool {
+	return s.asked && (!s.got || !s.head && s.open)
+}
