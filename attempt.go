@@ -49,7 +49,7 @@ func (op *operation) attempt(leave pass, before *try) (last try, stop error) {
 	ctx, cancel := op.attemptContext()
 	ev := op.watched(len(op.attempts) == op.earlier)
 	if ev != nil {
-		ev.host, ev.port = op.req.URL.Hostname(), op.req.URL.Port()
+		ev.url = op.req.URL
 		if cancel != nil && !hasBody(op.req) {
 			ev.cut = cancel
 			ev.once, ev.most = !op.repeatable, op.maxAttempts-len(op.attempts)+op.earlier

@@ -91,6 +91,10 @@ func (o Observer) idle() bool {
 // Observers joins observers into one; each hears every event, in the order
 // given. Contexts nest in that order.
 func Observers(all ...Observer) Observer {
+	all = slices.DeleteFunc(slices.Clone(all), Observer.idle)
+	if len(all) == 0 {
+		return Observer{}
+	}
 	return Observer{
 		Start: func(ctx context.Context, op Operation) context.Context {
 			for _, o := range all {

@@ -20,15 +20,20 @@ type operation struct {
 	req  *http.Request // the caller's: never changed
 	host *host
 	base http.RoundTripper
-	wire bool // Base speaks net/http: its trace is evidence
 
-	key        opKey
-	wish       *keyWish // where it comes from, if by WithKey
-	repeatable bool
-	said       *repeatableWish // by the caller, for this hop and the next
-	unvouched  bool            // it would be repeatable if its server were declared to honour keys
-	upload     upload
-	scope      scope // what the context of an attempt says
+	key    opKey
+	wish   *keyWish        // where the key comes from, if by WithKey
+	said   *repeatableWish // by the caller, for this hop and the next
+	upload upload
+	scope  scope // what the context of an attempt says
+
+	wire       bool // Base speaks net/http: its trace is evidence
+	repeatable bool // sending it twice does no harm
+	unvouched  bool // it would be repeatable if its server were declared to honour keys
+	acted      bool // something before this hop can have acted
+	onceSpent  bool // the one repeat of a cause that is worth no more
+	hurried    bool // the one repeat that need not wait
+	outcome    Outcome
 
 	maxAttempts    int
 	attemptTimeout time.Duration
@@ -39,11 +44,7 @@ type operation struct {
 
 	attempts  []Attempt // of all hops
 	earlier   int       // how many of them are of earlier hops
-	acted     bool      // something before this hop can have acted
 	schedule  Schedule
-	onceSpent bool // the one repeat of a cause that is worth no more
-	hurried   bool // the one repeat that need not wait
-	outcome   Outcome
 	stop      error
 	notBefore time.Time
 
@@ -106,7 +107,7 @@ func methodOf(req *http.Request) string {
 // begin makes the operation of req. The error is the caller's mistake; then the
 // operation still ends as any other does.
 func (t *Transport) begin(req *http.Request, h *host) (*operation, error) {
-	op := &operation{Context: req.Context(), t: t, req: req, host: h, start: time.Now()}
+	op := &operation{Context: req.Context(), t: t, req: req, host: h, start: t.epoch.Add(t.now())}
 	op.attempts = op.room[:0]
 	prior, said := operationOf(req.Response), scopeOf(req.Context())
 	if said == nil {
@@ -129,7 +130,10 @@ func (t *Transport) begin(req *http.Request, h *host) (*operation, error) {
 	op.acted = op.acted || op.key.resumed
 	op.keyLine[0] = op.key.value
 	op.takeRepeatable(prior, said, nested)
-	op.mark = outerAttempt{t, req.Method, req.URL, op.key, op.repeatable}
+	op.mark = outerAttempt{transport: t, method: req.Method, url: req.URL, repeatable: op.repeatable}
+	if op.key.source == mintedKey {
+		op.mark.mintedKey = op.key.value
+	}
 	op.scope.outer = &op.mark
 	op.upload.begin(req, op.keepLimit())
 	if o := &t.cfg.Observer; o.Start != nil {

@@ -196,7 +196,7 @@ func (op *operation) record(last *try, wait time.Duration) {
 	if last.resp != nil {
 		a.Status = last.resp.StatusCode
 	}
-	if last.outcome != NotSent {
+	if op.wish != nil && last.outcome != NotSent {
 		op.wish.arrived(op.key.firstSent)
 	}
 	for range last.sight.replays {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http/httptrace"
+	"net/url"
 	"sync"
 )
 
@@ -34,7 +35,7 @@ type evidence struct {
 	once bool
 	most int
 
-	host, port string // where the attempt goes, as in the URL
+	url *url.URL // where the attempt goes
 
 	mu      sync.Mutex
 	asked   bool     // GetConn
@@ -77,7 +78,8 @@ func (e *evidence) getConn(address string) {
 // even behind a proxy.
 func (e *evidence) leadsTo(address string) bool {
 	host, port, err := net.SplitHostPort(address)
-	return err == nil && host == e.host && (port == e.port || e.port == "" && (port == "443" || port == "80"))
+	own := e.url.Port()
+	return err == nil && host == e.url.Hostname() && (port == own || own == "" && (port == "443" || port == "80"))
 }
 
 func (e *evidence) gotConn(info httptrace.GotConnInfo) {

@@ -103,7 +103,7 @@ type outerAttempt struct {
 	transport  any // the *Transport
 	method     string
 	url        *url.URL
-	key        opKey
+	mintedKey  string
 	repeatable bool
 }
 
@@ -119,7 +119,7 @@ func (o *outerAttempt) same(req *http.Request) bool {
 // there by us. A Base that sends the request on to another server hands it down,
 // and it is still nobody's word.
 func (o *outerAttempt) minted(k opKey) bool {
-	return o != nil && o.key.source == mintedKey && o.key.value == k.value
+	return o != nil && o.mintedKey != "" && o.mintedKey == k.value
 }
 
 type keyWish struct {
@@ -155,9 +155,7 @@ func (w *keyWish) firstSent() time.Time {
 // arrived notes for a repetition under the same context since when a server may
 // know the key.
 func (w *keyWish) arrived(since time.Time) {
-	if w != nil {
-		w.sent.CompareAndSwap(nil, &since)
-	}
+	w.sent.CompareAndSwap(nil, &since)
 }
 
 type repeatableWish struct {
