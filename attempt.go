@@ -49,7 +49,6 @@ func (op *operation) attempt(leave pass, before *try) (last try, stop error) {
 	ctx, cancel := op.attemptContext()
 	ev := op.watched(len(op.attempts) == op.earlier)
 	if ev != nil {
-		ev.url = op.req.URL
 		if cancel != nil && !hasBody(op.req) {
 			ev.cut = cancel
 			ev.once, ev.most = !op.repeatable, op.maxAttempts-len(op.attempts)+op.earlier
@@ -66,6 +65,9 @@ func (op *operation) attempt(leave pass, before *try) (last try, stop error) {
 		}
 		returned = true
 		return last, err
+	}
+	if ev != nil {
+		ev.url = out.URL // not the caller's, which may be his again when a hook comes late
 	}
 	op.discard(before)
 	unbound := op.bound(last.start, cancel)

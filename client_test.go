@@ -269,12 +269,26 @@ func TestAnAnswerIsNotLostWhereTheNextRequestCannotBeMade(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				answered := &closing{Reader: strings.NewReader("busy")}
+				base := roundTrip(func(req *http.Request) (*http.Response, error) {
+					closeAll(t, req.Body)
+					resp := answer(req, http.StatusServiceUnavailable)
+					resp.Body = answered
+					return resp, nil
+				})
 				req := newRequest(t, http.MethodPut, "x")
-				client := newClient(t, script(faultinject.Respond(503)), func(cfg *resilient.Config) { change(req, cfg) })
-				got := do(t, client, req)
-				require.Equal(t, 503, got.status)
-				require.ErrorContains(t, got.stop, "gone")
-				require.Equal(t, 1, got.attempts)
+				resp, err := newClient(t, base, func(cfg *resilient.Config) { change(req, cfg) }).Do(req)
+				require.NoError(t, err)
+				require.Zero(t, answered.closed)
+				text, err := io.ReadAll(resp.Body)
+				require.NoError(t, err)
+				require.Equal(t, "busy", string(text))
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, 1, answered.closed)
+				op, ok := resilient.OperationOf(resp)
+				require.True(t, ok)
+				require.ErrorContains(t, op.Stop, "gone")
+				require.Len(t, op.Attempts, 1)
 			})
 		})
 	}
@@ -296,6 +310,18 @@ func TestTheAdviceNamesTheServerAsHostsTakesIt(t *testing.T) {
 			require.True(t, resilient.Hosts(server)(req))
 		})
 	}
+}
+
+func TestASafeRequestWithABadKeyIsRefusedBeforeItIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(faultinject.Respond(503))
+		req := newRequest(t, http.MethodGet, "")
+		req.Header.Set("Idempotency-Key", strings.Repeat("k", 256))
+		got := do(t, newClient(t, base), req)
+		require.ErrorContains(t, got.err, "idempotency key of 256 bytes")
+		require.Equal(t, resilient.NotSent, got.outcome)
+		require.Empty(t, base.Deliveries())
+	})
 }
 
 func TestAPanicBelowLeavesNothingOpen(t *testing.T) {

@@ -56,6 +56,9 @@ func (t *Transport) passes(req *http.Request) bool {
 	if !t.plain || !isSafe(req.Method) || hasBody(req) || req.Response != nil || scopeOf(req.Context()) != nil {
 		return false
 	}
+	if _, err := t.cfg.Keys.callerKey(req.Header); err != nil {
+		return false // begin refuses it before anything is sent
+	}
 	_, fixed := t.base()
 	return fixed
 }
