@@ -15,6 +15,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +28,16 @@ import (
 	"github.com/go-resilient/resilient/faultinject"
 	"github.com/stretchr/testify/require"
 )
+
+// nightly reports whether tests may take long, as .ci/nightly tells them.
+func nightly() bool { return os.Getenv("RESILIENT_NIGHTLY") != "" }
+
+// raced reports whether the race detector watches, under which all takes ten
+// times as long.
+func raced() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
 
 // replayLimit is small, so that streams above it are cheap.
 const replayLimit = 1 << 10

@@ -113,7 +113,7 @@ func (c matrixCase) do(t *testing.T, client *http.Client) told {
 		return told{outcome: e.Outcome, stop: e.Stop, attempts: len(e.Attempts), err: err, record: e.Operation}
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
-	broken := c.name() == "cut-body" || c.name() == "stall-body"
+	broken := c.name() == "cut-body" || c.name() == "stall-body" || c.name() == "malformed-chunk"
 	require.Equal(t, broken, err != nil, "%v: %v", c, err)
 	require.NoError(t, resp.Body.Close())
 	op, ok := resilient.OperationOf(resp)
@@ -133,7 +133,8 @@ const (
 	answeredBadly
 	failedUnsent
 	failedUnknown
-	givenUp // the caller's own deadline: nothing follows
+	failedForGood // and would again
+	givenUp       // the caller's own deadline: nothing follows
 )
 
 // fate says what becomes of an attempt that is struck.
@@ -149,8 +150,10 @@ func (c matrixCase) fate() fate {
 			return failedUnsent
 		}
 		return failedUnknown
-	case "close-idle", "cut-request", "drop-before", "lose-response":
+	case "hang-up", "close-idle", "cut-request", "drop-before", "lose-response", "malformed-status":
 		return failedUnknown // a connection that ends tells nothing of what was read from it
+	case "oversized-header":
+		return failedForGood
 	case "respond", "mask-response":
 		return answeredBadly
 	}
@@ -177,6 +180,8 @@ func (c matrixCase) attempts() (int, error) {
 		return 1, nil
 	case fate == givenUp:
 		return 1, context.DeadlineExceeded
+	case fate == failedForGood:
+		return 1, nil
 	case fate != failedUnsent && !c.kind.repeatable:
 		return 1, resilient.ErrUnsafe
 	case c.body.size > replayLimit && c.read():
@@ -247,7 +252,7 @@ func (c matrixCase) checkOutcome(t *testing.T, got resilient.Outcome, seen []fau
 // missing here net/http makes unknowable.
 func (c matrixCase) knowable() bool {
 	switch c.name() {
-	case "close-idle":
+	case "hang-up", "close-idle":
 		return false // the head went to a connection that looked alive: from here, a server that has read it looks the same
 	case "refuse-dial", "nxdomain", "dns-timeout", "blackhole":
 		return c.kind.method != http.MethodGet || c.counts // a GET is not watched unless asked for: it is repeated in any case

@@ -26,8 +26,9 @@ func newWire(t *testing.T, h http.Handler, plan faultinject.Plan) *wire {
 	w.network.Plan = plan
 	listener, err := w.network.Listen("api.test:80")
 	require.NoError(t, err)
-	w.server = faultinject.NewServer(listener, h, plan)
+	w.server = faultinject.Serve(listener, h, plan)
 	w.base = w.network.Transport()
+	w.base.MaxResponseHeaderBytes = 1 << 14 // or an oversized header is ten megabytes
 	t.Cleanup(func() {
 		w.base.CloseIdleConnections()
 		require.NoError(t, w.server.Close())
@@ -65,7 +66,7 @@ func (c matrixCase) wirePlan() faultinject.Plan {
 		if x.Path == "/warm" {
 			return faultinject.Pass()
 		}
-		if x.Method == "" { // a dial
+		if x.Method == faultinject.MethodDial {
 			if x.Nth -= skip; x.Nth < 1 {
 				return faultinject.Pass()
 			}
@@ -81,6 +82,9 @@ func TestOverNetHTTPTooTheCallerIsToldTheTruthAndNothingIsDoneTwice(t *testing.T
 				c.wire, c.warm = true, warm
 				if c.dials() && warm {
 					return // there is nothing to dial
+				}
+				if c.name() == "hang-up" {
+					return // how much of a body net/http has read by then is a race
 				}
 				s := &shop{honours: c.kind.honours, item: "old"}
 				w := newWire(t, s, c.wirePlan())

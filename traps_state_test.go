@@ -195,7 +195,12 @@ func TestOverAnyHistoryTheBudgetIsNeverOverdrawn(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			dice, start := rand.New(rand.NewPCG(seed, 2)), time.Now()
 			faults := []faultinject.Fault{faultinject.Pass(), faultinject.Respond(404), faultinject.Respond(503), faultinject.RefuseDial(), faultinject.Respond(503)}
-			base := faultinject.Handler(answerOK, faultinject.PlanFunc(func(faultinject.Exchange) faultinject.Fault { return faults[dice.IntN(len(faults))] }))
+			var throw sync.Mutex
+			base := faultinject.Handler(answerOK, faultinject.PlanFunc(func(faultinject.Exchange) faultinject.Fault {
+				throw.Lock()
+				defer throw.Unlock()
+				return faults[dice.IntN(len(faults))]
+			}))
 			client := newClient(t, base, func(c *resilient.Config) { c.NoBreaker, c.CountReplays = true, true })
 			operations, retries := 0, 0
 			for range 300 {
@@ -211,11 +216,13 @@ func TestOverAnyHistoryTheBudgetIsNeverOverdrawn(t *testing.T) {
 				do(t, client, newRequest(t, "PUT", "x"))
 			}
 			faults = []faultinject.Fault{faultinject.Respond(503)}
-			retries = 0
-			for range 3 {
-				retries += do(t, client, newRequest(t, "PUT", "x")).attempts - 1
+			var left atomic.Int64
+			var wg sync.WaitGroup
+			for range 3 { // at once: after a second of failures there would be no retries
+				wg.Go(func() { left.Add(int64(do(t, client, newRequest(t, "PUT", "x")).attempts - 1)) })
 			}
-			require.Equal(t, 9, retries, "a hundred good operations fill it")
+			wg.Wait()
+			require.EqualValues(t, 9, left.Load(), "a hundred good operations fill it")
 		})
 	}
 }
@@ -306,7 +313,7 @@ func TestWhatNetHTTPSendsByItselfIsCounted(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWire(t, answerOK, faultinject.PlanFunc(func(x faultinject.Exchange) faultinject.Fault {
-					if x.Method != "" && x.Path != "/warm" && x.Nth == 1 {
+					if x.Method != faultinject.MethodDial && x.Path != "/warm" && x.Nth == 1 {
 						return faultinject.LoseResponse(faultinject.FIN) // executed, and the used connection ends
 					}
 					return faultinject.Pass()

@@ -2,6 +2,7 @@ package faultinject
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,15 +24,13 @@ type call struct {
 	trace *httptrace.ClientTrace
 	shut  sync.Once
 	body  []byte
+	begun bool // the answer's first byte has come
 }
 
 func newCall(req *http.Request) *call {
-	c := &call{req: req, trace: httptrace.ContextClientTrace(req.Context())}
+	c := &call{req: req, addr: hostPort(req), trace: httptrace.ContextClientTrace(req.Context())}
 	if c.trace == nil {
 		c.trace = &httptrace.ClientTrace{}
-	}
-	if req.URL != nil {
-		c.addr = hostPort(req)
 	}
 	return c
 }
@@ -42,26 +43,50 @@ func hostPort(req *http.Request) string {
 	return net.JoinHostPort(req.URL.Hostname(), port)
 }
 
-// check refuses what net/http refuses before it does anything.
-func (c *call) check() error {
+// check refuses what net/http refuses before it does anything. The RoundTripper
+// below may know other schemes.
+func (t *Transport) check(req *http.Request) error {
 	switch {
-	case c.req.URL == nil:
+	case req.URL == nil:
 		return errors.New("http: nil Request.URL")
-	case c.req.Header == nil:
+	case req.Header == nil:
 		return errors.New("http: nil Request.Header")
-	case c.req.URL.Host == "":
+	}
+	flaw := cmp.Or(headerFlaw("header", req.Header), headerFlaw("trailer", req.Trailer))
+	switch scheme := req.URL.Scheme; {
+	case flaw != "":
+		return errors.New("net/http: invalid " + flaw)
+	case t.handler != nil && scheme != "http" && scheme != "https":
+		return fmt.Errorf("unsupported protocol scheme %q", scheme)
+	case req.Method != "" && !isToken(req.Method):
+		return fmt.Errorf("net/http: invalid method %q", req.Method)
+	case req.URL.Host == "":
 		return errors.New("http: no Host in request URL")
 	}
-	return c.gone()
+	return gone(req)
+}
+
+func headerFlaw(what string, h http.Header) string {
+	for name, values := range h {
+		if !isToken(name) {
+			return fmt.Sprintf("%s field name %q", what, name)
+		}
+		for _, v := range values {
+			if strings.ContainsFunc(v, func(r rune) bool { return isControl(r) && r != '\t' }) {
+				return fmt.Sprintf("%s field value for %q", what, name)
+			}
+		}
+	}
+	return ""
 }
 
 // gone returns why the caller has given up, or nil.
-func (c *call) gone() error {
+func gone(req *http.Request) error {
 	select {
-	case <-c.req.Cancel:
+	case <-req.Cancel:
 		return errCanceled
 	default:
-		return context.Cause(c.req.Context())
+		return context.Cause(req.Context())
 	}
 }
 
@@ -100,18 +125,31 @@ func (c *call) closeBody() (err error) {
 	return err
 }
 
-// readBody reads the request's body, up to its declared length or half of it, as net/http does while it writes the request. A caller that gives up has
-// its body closed, which ends a Read that hangs.
+// declared is the length of the request's body, or -1 if nobody knows it: net/http's
+// own rule.
+func (c *call) declared() int64 {
+	switch {
+	case c.req.Body == nil || c.req.Body == http.NoBody:
+		return 0
+	case c.req.ContentLength == 0:
+		return -1
+	}
+	return c.req.ContentLength
+}
+
+// readBody reads the request's body, up to its declared length or half of it, as
+// net/http does while it writes the request. A caller that gives up has its body
+// closed, which ends a Read that hangs.
 func (c *call) readBody(half bool) error {
 	if c.req.Body == nil {
+		if n := c.req.ContentLength; n != 0 {
+			return fmt.Errorf("http: Request.ContentLength=%d with nil Body", n)
+		}
 		return nil
 	}
 	stop := context.AfterFunc(c.req.Context(), func() { c.closeBody() })
 	defer stop()
-	declared := c.req.ContentLength
-	if declared == 0 && c.req.Body != http.NoBody {
-		declared = -1 // unknown: net/http's own rule
-	}
+	declared := c.declared()
 	var src io.Reader = c.req.Body
 	switch {
 	case half:
@@ -123,8 +161,8 @@ func (c *call) readBody(half bool) error {
 	if c.body, err = io.ReadAll(src); err == nil && declared >= 0 && !half {
 		err = c.checkLength(declared)
 	}
-	if gone := c.gone(); gone != nil {
-		return gone
+	if gave := gone(c.req); gave != nil {
+		return gave
 	}
 	return err
 }
@@ -132,49 +170,59 @@ func (c *call) readBody(half bool) error {
 func (c *call) checkLength(declared int64) error {
 	extra, err := io.Copy(io.Discard, io.LimitReader(c.req.Body, 1))
 	if n := int64(len(c.body)) + extra; err == nil && n != declared {
-		err = fmt.Errorf("net/http: HTTP/1.x transport connection broken: %w",
-			fmt.Errorf("http: ContentLength=%d with Body length %d", declared, n))
+		err = transportBroken(fmt.Errorf("http: ContentLength=%d with Body length %d", declared, n))
 	}
 	return err
 }
 
-// getConn opens the trace of an exchange.
-func (c *call) getConn() {
+// connect plays the getting of a connection.
+func (c *call) connect(f Fault) error {
 	if c.trace.GetConn != nil {
 		c.trace.GetConn(c.addr)
 	}
+	reused := f.kind == closeIdle
+	if !reused {
+		if err := c.dial(f); err != nil {
+			return err
+		}
+		if err := c.handshake(f); err != nil {
+			return err
+		}
+	}
+	if c.trace.GotConn != nil {
+		c.trace.GotConn(httptrace.GotConnInfo{Conn: &inert{address(c.addr)}, Reused: reused, WasIdle: reused})
+	}
+	return nil
 }
 
-// refuse plays a dial struck by f.
-func (c *call) refuse(f Fault) error {
+func (c *call) dial(f Fault) error {
 	done := traceDial(c.trace, f, c.addr)
-	if f.kind != blackhole {
-		err := dialError(f, c.addr)
-		done(err)
-		return err
+	var given error
+	switch f.kind {
+	case blackhole:
+		given = c.wait(nil)
+	case slowDial:
+		given = c.sleep(f.wait)
 	}
-	err := c.wait(nil)
-	if err == errCanceled {
-		err = errCanceledInPool
+	if given == errCanceled {
+		return errCanceledInPool
 	}
+	if given != nil {
+		return given // the dial goes on by itself
+	}
+	err := dialError(f, c.addr)
+	done(err)
 	return err
 }
 
 // write plays the sending of the request, as far as f lets it go.
 func (c *call) write(f Fault) error {
-	reused := f.kind == closeIdle
-	if !reused {
-		traceDial(c.trace, Pass(), c.addr)(nil)
-	}
-	if c.trace.GotConn != nil {
-		c.trace.GotConn(httptrace.GotConnInfo{Conn: &inert{address(c.addr)}, Reused: reused, WasIdle: reused})
-	}
 	if c.trace.WroteHeaders != nil {
 		c.trace.WroteHeaders()
 	}
 	err := c.readBody(f.kind == cutRequest)
 	if closed := c.closeBody(); err == nil && closed != nil {
-		err = fmt.Errorf("net/http: HTTP/1.x transport connection broken: %w", closed)
+		err = transportBroken(closed)
 	}
 	if c.trace.WroteRequest != nil {
 		c.trace.WroteRequest(httptrace.WroteRequestInfo{Err: err})
@@ -182,10 +230,22 @@ func (c *call) write(f Fault) error {
 	return err
 }
 
+// firstByte says that the answer begins, once.
 func (c *call) firstByte() {
-	if c.trace.GotFirstResponseByte != nil {
+	if !c.begun && c.trace.GotFirstResponseByte != nil {
 		c.trace.GotFirstResponseByte()
 	}
+	c.begun = true
+}
+
+// interim plays the coming of an interim answer, and returns what the caller's
+// trace has against it.
+func (c *call) interim(f Fault) error {
+	c.firstByte()
+	if c.trace.Got1xxResponse == nil {
+		return nil
+	}
+	return c.trace.Got1xxResponse(f.status, textproto.MIMEHeader(f.interimHeader(time.Now())))
 }
 
 // outgoing is a copy of the request for whoever is below, with the body that

@@ -3,6 +3,7 @@ package faultinject
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -10,8 +11,57 @@ import (
 	"time"
 )
 
-// window is how much a sender may be ahead of its reader.
-const window = 64 << 10
+const (
+	window = 64 << 10 // bytes that a sender may be ahead of its reader
+	packet = 1460     // bytes that travel together where bandwidth is scarce
+)
+
+// line is how bytes travel one way.
+type line struct {
+	delay     time.Duration
+	jitter    time.Duration
+	random    *rand.Rand // of the jitter
+	bandwidth int        // bytes per second; 0 is without bound
+
+	free time.Time // when the line has passed on what it was given
+}
+
+// newLine is the line of a connection, by its number: what it draws depends on
+// nothing else, and so repeats.
+func newLine(n *Network, delay time.Duration, number, way uint64) *line {
+	if delay > 0 || n.Jitter > 0 {
+		delay += n.TieBreak * time.Duration(number)
+	}
+	return &line{delay: delay, jitter: n.Jitter, bandwidth: n.Bandwidth, random: rand.New(rand.NewPCG(number, way))}
+}
+
+// arrival returns when n bytes sent now arrive, if those before them have.
+func (l *line) arrival(n int, now time.Time) time.Time {
+	if l.bandwidth > 0 {
+		l.free = later(l.free, now).Add(time.Duration(float64(n) / float64(l.bandwidth) * float64(time.Second)))
+		now = l.free
+	}
+	at := now.Add(l.delay)
+	if l.jitter > 0 {
+		at = at.Add(time.Duration(l.random.Uint64N(uint64(l.jitter) + 1)))
+	}
+	return at
+}
+
+// most is how many bytes travel together.
+func (l *line) most() int {
+	if l.bandwidth > 0 {
+		return packet
+	}
+	return window
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
 
 // A segment is what one Write sent, and when it arrives.
 type segment struct {
@@ -31,25 +81,27 @@ const (
 // stream carries bytes one way. Whoever waits does so in cond, which testing/synctest
 // takes for idle; mu is never held across a wait.
 type stream struct {
-	mu    sync.Mutex
-	cond  sync.Cond
-	delay time.Duration
+	mu   sync.Mutex
+	cond sync.Cond
+	line *line
 
 	queue []segment
 	size  int // bytes in queue
 	end   ending
 	endAt time.Time
 
-	writerGone bool // the sender has closed its end
-	readerGone bool // the receiver has
-	reset      bool // the receiver did so by a reset
-	told       bool // the sender has learnt of it, or spent the one Write that TCP lets through
+	writerGone bool     // the sender has closed its end
+	readerGone bool     // the receiver has: what comes is answered by a reset
+	refused    deadline // when a reset of the receiver's reaches the sender
+	back       time.Duration
+	reset      bool // the receiver ended by a reset, and the sender has not learnt of it
 
 	readBy, writeBy deadline
 }
 
-func newStream(delay time.Duration) *stream {
-	s := &stream{delay: delay}
+// newStream is a stream whose receiver's word takes back to its sender.
+func newStream(l *line, back time.Duration) *stream {
+	s := &stream{line: l, back: back}
 	s.cond.L = &s.mu
 	return s
 }
@@ -61,14 +113,16 @@ func (s *stream) wake() {
 	s.cond.Broadcast()
 }
 
-// arrivesLocked returns when what is sent now arrives, and sees to it that the
+// arrivesLocked returns when n bytes sent now arrive, and sees to it that the
 // reader looks then.
-func (s *stream) arrivesLocked() time.Time {
-	if s.delay > 0 {
-		time.AfterFunc(s.delay, s.wake)
+func (s *stream) arrivesLocked(n int) time.Time {
+	now := time.Now()
+	at := s.line.arrival(n, now)
+	if wait := at.Sub(now); wait > 0 {
+		time.AfterFunc(wait, s.wake)
 	}
 	s.cond.Broadcast()
-	return time.Now().Add(s.delay)
+	return at
 }
 
 func (s *stream) read(p []byte) (int, error) {
@@ -113,21 +167,24 @@ func (s *stream) write(p []byte) (n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
+		now := time.Now()
 		switch {
 		case s.writerGone:
 			return n, net.ErrClosed
-		case s.writeBy.passed(time.Now()):
+		case s.writeBy.passed(now):
 			return n, os.ErrDeadlineExceeded
 		case s.end != open:
 			return n, syscall.EPIPE
-		case s.readerGone:
-			return s.writeToNobodyLocked(p, n)
 		case n == len(p):
 			return n, nil
+		case s.refused.passed(now) && s.reset:
+			s.reset = false // it is reported once
+			return n, syscall.ECONNRESET
+		case s.refused.passed(now):
+			return n, syscall.EPIPE
 		case s.size < window:
-			part := p[n:min(len(p), n+window-s.size)]
-			s.queue = append(s.queue, segment{append([]byte(nil), part...), s.arrivesLocked()})
-			s.size += len(part)
+			part := p[n:min(len(p), n+window-s.size, n+s.line.most())]
+			s.sendLocked(part)
 			n += len(part)
 		default:
 			s.cond.Wait()
@@ -135,52 +192,59 @@ func (s *stream) write(p []byte) (n int, err error) {
 	}
 }
 
-// writeToNobodyLocked is a Write whose reader has left. As on TCP, the first
-// one after an orderly end is let through, to be answered by a reset.
-func (s *stream) writeToNobodyLocked(p []byte, n int) (int, error) {
-	first := !s.told
-	s.told = true
-	switch {
-	case !first:
-		return n, syscall.EPIPE
-	case s.reset:
-		return n, syscall.ECONNRESET
+// sendLocked sends what fits. As on TCP, a sender whose receiver has left goes on
+// until it hears of that, which it does when what it sent is answered by a reset.
+func (s *stream) sendLocked(p []byte) {
+	at := s.arrivesLocked(len(p))
+	s.size += len(p)
+	if !s.readerGone {
+		s.queue = append(s.queue, segment{append([]byte(nil), p...), at})
+	} else if s.refused.at.IsZero() {
+		s.setDeadlineLocked(&s.refused, at.Add(s.back))
 	}
-	return len(p), nil
 }
 
 // learn tells the sender of the reset that its other half has met.
 func (s *stream) learn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.told = true
+	s.reset = false
 }
 
-// finish ends the stream from the sender's side.
-func (s *stream) finish(how ending, gone bool) {
+// finish ends the stream from the sender's side, and returns when the end arrives.
+func (s *stream) finish(how ending, gone bool) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writerGone = s.writerGone || gone
 	if s.end == open || how == broken {
-		s.end, s.endAt = how, s.arrivesLocked()
+		s.end, s.endAt = how, s.arrivesLocked(0)
 	}
 	if gone {
 		s.writeBy.stop()
+		s.refused.stop()
 	}
 	s.cond.Broadcast()
+	return s.endAt
 }
 
 // abandon ends the stream from the receiver's side and reports whether bytes
 // were left unread.
-func (s *stream) abandon(reset bool) (unread bool) {
+func (s *stream) abandon() (unread bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	unread = s.size > 0
-	s.readerGone, s.reset = true, reset || unread
-	s.queue, s.size = nil, 0
+	s.readerGone, s.queue = true, nil
 	s.readBy.stop()
 	s.cond.Broadcast()
 	return unread
+}
+
+// refuse lets the receiver's reset reach the sender at a time.
+func (s *stream) refuse(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reset = true
+	s.setDeadlineLocked(&s.refused, at)
 }
 
 // deadline is a point in time at which waiters look again.
@@ -200,6 +264,10 @@ func (d *deadline) stop() {
 func (s *stream) setDeadline(d *deadline, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.setDeadlineLocked(d, at)
+}
+
+func (s *stream) setDeadlineLocked(d *deadline, at time.Time) {
 	d.stop()
 	d.at = at
 	if wait := time.Until(at); !at.IsZero() && wait > 0 {
@@ -271,11 +339,11 @@ func (c *Conn) Close() error {
 	if was {
 		return c.wrap("close", net.ErrClosed)
 	}
-	how := finished
-	if c.in.abandon(reset) || reset {
-		how = broken
+	if c.in.abandon() || reset {
+		c.in.refuse(c.out.finish(broken, true))
+	} else {
+		c.out.finish(finished, true)
 	}
-	c.out.finish(how, true)
 	c.forget()
 	return nil
 }

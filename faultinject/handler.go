@@ -2,6 +2,7 @@ package faultinject
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"io"
@@ -29,15 +30,30 @@ func (c *call) received(ctx context.Context) *http.Request {
 	} else {
 		r.URL = &url.URL{Path: x.Path, RawQuery: c.req.URL.RawQuery}
 	}
-	if len(c.body) > 0 {
-		r.Body = io.NopCloser(bytes.NewReader(c.body))
-		r.Header.Set("Content-Length", strconv.Itoa(len(c.body)))
-	}
+	c.frame(r)
 	if c.req.Trailer != nil {
 		r.Trailer = wireHeader(c.req.Trailer)
 	}
 	r.TLS = session(c.req)
 	return r.WithContext(ctx)
+}
+
+// frame gives the request its body and says how it came (RFC 9112, section 6).
+func (c *call) frame(r *http.Request) {
+	if len(c.body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(c.body))
+	}
+	means := r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch
+	switch {
+	case len(c.body) == 0 && !means:
+	case c.declared() < 0:
+		r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
+	default:
+		r.Header.Set("Content-Length", strconv.Itoa(len(c.body)))
+	}
+	if r.Close {
+		r.Header.Set("Connection", "close")
+	}
 }
 
 // session is what a TLS connection would show for the request, if it has one.
@@ -94,18 +110,27 @@ func run(h http.Handler, r *http.Request) (a *reply) {
 	return a
 }
 
+// orDefault follows net/http, whose server takes nil for http.DefaultServeMux.
+func orDefault(h http.Handler) http.Handler {
+	if h == nil {
+		return http.DefaultServeMux
+	}
+	return h
+}
+
 // instead is the answer of whoever stands in front of the handler.
 func instead(f Fault) *reply {
-	a := &reply{header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}}}
-	for _, line := range f.lines() {
-		name, value, _ := strings.Cut(line, ": ")
-		if name == "Content-Type" {
-			a.header.Del(name)
-		}
-		a.header.Add(name, value)
+	header := f.httpHeader(time.Now())
+	if _, ok := header["Content-Type"]; !ok {
+		header["Content-Type"] = []string{"text/plain; charset=utf-8"}
 	}
-	a.WriteHeader(f.status)
-	io.WriteString(a, http.StatusText(f.status)+"\n")
+	text := http.StatusText(f.status)
+	if f.kind == invalid {
+		text = f.text().Error()
+	}
+	a := &reply{header: header}
+	a.WriteHeader(cmp.Or(f.status, http.StatusInternalServerError))
+	io.WriteString(a, text+"\n")
 	a.finish()
 	return a
 }
@@ -141,6 +166,10 @@ func (a *reply) finish() {
 		a.sent.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	}
 	if !bodyAllowed(a.status) {
+		a.sent.Del("Content-Length")
+		if a.status == http.StatusNotModified {
+			a.sent.Del("Content-Type") // as net/http does
+		}
 		return
 	}
 	if _, ok := a.sent["Content-Type"]; !ok && len(a.body) > 0 {

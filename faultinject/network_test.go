@@ -80,6 +80,47 @@ func TestAConnectionEndsAsTCPDoes(t *testing.T) {
 	}
 }
 
+// The word that nobody reads any more travels as everything does.
+func TestAWriterLearnsOfTheEndWhenItArrives(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		end   func(server *Conn)
+		after time.Duration // this a Write fails
+		err   error
+	}{
+		{"reset", func(s *Conn) { s.Reset() }, 2 * time.Second, syscall.ECONNRESET},
+		{"closed, and the first write answered by a reset", func(s *Conn) { s.Close() }, 3 * time.Second, syscall.EPIPE},
+	} {
+		bubble(t, tt.name, func(t *testing.T) {
+			n := NewNetwork()
+			n.Up, n.Down, n.TieBreak = time.Second, 2*time.Second, 0
+			client, server := pair(t, n)
+			tt.end(server)
+			ended := time.Now()
+			for {
+				if _, err := client.Write([]byte("a")); err != nil {
+					if took := time.Since(ended); took != tt.after || !errors.Is(err, tt.err) {
+						t.Errorf("%v after %v", err, took)
+					}
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		})
+		bubble(t, tt.name+", while a write waits", func(t *testing.T) {
+			n := NewNetwork()
+			n.Up, n.Down, n.TieBreak = time.Second, 2*time.Second, 0
+			client, server := pair(t, n)
+			tt.end(server)
+			ended := time.Now()
+			_, err := client.Write(make([]byte, window+1))
+			if took := time.Since(ended); took != tt.after || !errors.Is(err, tt.err) {
+				t.Errorf("%v after %v", err, took)
+			}
+		})
+	}
+}
+
 // What the table above says of TCP holds there, as far as a reader can tell.
 func TestAReaderMeetsTheSameEndOverTCP(t *testing.T) {
 	onlyLinux(t)
@@ -199,7 +240,7 @@ func TestDeadlinesAreKeptInVirtualTime(t *testing.T) {
 func TestBytesTakeTheirTimeEachWay(t *testing.T) {
 	bubble(t, "", func(t *testing.T) {
 		n := NewNetwork()
-		n.Up, n.Down = time.Second, 3*time.Second
+		n.Up, n.Down, n.TieBreak = time.Second, 3*time.Second, 0
 		start := time.Now()
 		client, server := pair(t, n)
 		if time.Since(start) != 4*time.Second {
@@ -371,7 +412,7 @@ func TestTLSAndHTTP2RunOverTheNetwork(t *testing.T) {
 				n.Up = time.Millisecond
 				cert, pool := certificate(t, "shop.test")
 				l, _ := n.Listen("shop.test:443")
-				s := NewServer(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{proto}}), echo, only(f))
+				s := Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{proto}}), echo, only(f))
 				defer s.Close()
 				tr := n.Transport()
 				tr.ForceAttemptHTTP2 = proto == "h2"
@@ -392,7 +433,7 @@ func TestAFailedHandshakeEndsForBothSides(t *testing.T) {
 		defer n.Close()
 		cert, _ := certificate(t, "shop.test")
 		l, _ := n.Listen("shop.test:443")
-		s := NewServer(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}}), echo, nil)
+		s := Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}}), echo, nil)
 		s.http.ErrorLog = quiet()
 		defer s.Close()
 		tr := n.Transport()
@@ -407,4 +448,29 @@ func TestAFailedHandshakeEndsForBothSides(t *testing.T) {
 			t.Error("open:", n.Open())
 		}
 	})
+}
+
+func TestANetworkDoesNotRunOutOfPorts(t *testing.T) {
+	n := NewNetwork()
+	defer n.Close()
+	l, err := n.Listen("shop.test:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for range 40_000 {
+		c, err := n.DialContext(t.Context(), "tcp", "shop.test:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := c.LocalAddr().String()
+		if _, err := net.ResolveTCPAddr("tcp", from); err != nil || seen[from] {
+			t.Fatalf("%s: %v, seen before: %t", from, err, seen[from])
+		}
+		seen[from] = true
+		c.Close()
+		if c, err = l.Accept(); err == nil {
+			c.Close()
+		}
+	}
 }

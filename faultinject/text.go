@@ -10,51 +10,82 @@ import (
 type kind uint8
 
 const (
-	pass kind = iota
+	pass    kind = iota
+	invalid      // stands for what could not be read
 	refuseDial
 	nxDomain
 	dnsTimeout
 	blackhole
+	slowDial
+	hangUp
+	badCert
+	stallHandshake
+	cutHandshake
 	closeIdle
 	cutRequest
 	dropBefore
 	respond
+	goAway
+	resetStream
 	loseResponse
+	goAwayAfter
 	maskResponse
+	malformedStatus
+	oversizedHeader
+	interim
 	late
 	delay
 	stall
 	cutBody
 	stallBody
 	corruptBody
+	malformedChunk
+	trickleBody
+	bandwidth
 	duplicate
 )
 
 // kinds says of each kind its name, the arguments of its text and its truth.
 // An argument is one letter: h for How, n for a count, d for a duration, s for
-// a status; a final * stands for any number of headers.
+// a status, i for an interim one, w for what is wrong with a certificate, c for
+// an HTTP/2 code, t for any text; a final * stands for any number of headers.
 var kinds = [...]struct {
 	name, args string
 	reach      Reach
 }{
-	pass:         {"pass", "", Applied},
-	refuseDial:   {"refuse-dial", "", NeverSent},
-	nxDomain:     {"nxdomain", "", NeverSent},
-	dnsTimeout:   {"dns-timeout", "", NeverSent},
-	blackhole:    {"blackhole", "", NeverSent},
-	closeIdle:    {"close-idle", "h", NeverSent},
-	cutRequest:   {"cut-request", "", MaybePartly},
-	dropBefore:   {"drop-before", "h", Delivered},
-	respond:      {"respond", "s*", Delivered},
-	loseResponse: {"lose-response", "h", Applied},
-	maskResponse: {"mask-response", "s", Applied},
-	late:         {"late", "d", Applied},
-	delay:        {"delay", "d", Applied},
-	stall:        {"stall", "", Applied},
-	cutBody:      {"cut-body", "nh", Applied},
-	stallBody:    {"stall-body", "n", Applied},
-	corruptBody:  {"corrupt-body", "n", Applied},
-	duplicate:    {"duplicate", "", Applied},
+	pass:            {"pass", "", Applied},
+	invalid:         {"invalid", "t", NeverSent},
+	refuseDial:      {"refuse-dial", "", NeverSent},
+	nxDomain:        {"nxdomain", "", NeverSent},
+	dnsTimeout:      {"dns-timeout", "", NeverSent},
+	blackhole:       {"blackhole", "", NeverSent},
+	slowDial:        {"slow-dial", "d", Applied},
+	hangUp:          {"hang-up", "h", NeverSent},
+	badCert:         {"bad-cert", "w", NeverSent},
+	stallHandshake:  {"stall-handshake", "", NeverSent},
+	cutHandshake:    {"cut-handshake", "h", NeverSent},
+	closeIdle:       {"close-idle", "h", NeverSent},
+	cutRequest:      {"cut-request", "h", MaybePartly},
+	dropBefore:      {"drop-before", "h", Delivered},
+	respond:         {"respond", "s*", Delivered},
+	goAway:          {"goaway", "c", Delivered},
+	resetStream:     {"reset-stream", "c", Applied}, // Delivered where the code says so
+	loseResponse:    {"lose-response", "h", Applied},
+	goAwayAfter:     {"goaway-after", "c", Applied},
+	maskResponse:    {"mask-response", "s", Applied},
+	malformedStatus: {"malformed-status", "", Applied},
+	oversizedHeader: {"oversized-header", "", Applied},
+	interim:         {"interim", "i*", Applied},
+	late:            {"late", "d", Applied},
+	delay:           {"delay", "d", Applied},
+	stall:           {"stall", "", Applied},
+	cutBody:         {"cut-body", "nh", Applied},
+	stallBody:       {"stall-body", "n", Applied},
+	corruptBody:     {"corrupt-body", "n", Applied},
+	malformedChunk:  {"malformed-chunk", "", Applied},
+	trickleBody:     {"trickle-body", "nd", Applied},
+	bandwidth:       {"bandwidth", "n", Applied},
+	duplicate:       {"duplicate", "", Applied},
 }
 
 // String returns the fault as [ParseFault] reads it, such as "pass",
@@ -69,8 +100,14 @@ func (f Fault) String() string {
 			args = append(args, strconv.Itoa(f.at))
 		case 'd':
 			args = append(args, f.wait.String())
-		case 's':
+		case 's', 'i':
 			args = append(args, strconv.Itoa(f.status))
+		case 'w':
+			args = append(args, CertFlaw(f.at).String())
+		case 'c':
+			args = append(args, Code(f.at).String())
+		case 't':
+			args = append(args, strconv.Quote(f.header))
 		case '*':
 			for _, line := range f.lines() {
 				args = append(args, strconv.Quote(line))
@@ -88,6 +125,9 @@ func ParseFault(s string) (Fault, error) {
 	name, rest, open := strings.Cut(s, "(")
 	f, spec, found := named(name)
 	if !found {
+		if near := nearest(name, faultNames()); near != "" {
+			return Fault{}, fmt.Errorf("faultinject: unknown fault %q: did you mean %s?", s, near)
+		}
 		return Fault{}, fmt.Errorf("faultinject: unknown fault %q", s)
 	}
 	var args []string
@@ -98,18 +138,21 @@ func ParseFault(s string) (Fault, error) {
 		}
 	}
 	want, many := strings.CutSuffix(spec, "*")
-	if len(args) < len(want) || len(args) > len(want) && !many {
-		return Fault{}, fmt.Errorf("faultinject: wrong number of arguments in %q", s)
+	if len(args) < len(want) {
+		return Fault{}, fmt.Errorf("faultinject: %q lacks an argument: %s", s, wanted(want[len(args)]))
+	}
+	if len(args) > len(want) && !many {
+		return Fault{}, fmt.Errorf("faultinject: %q has too many arguments", s)
 	}
 	for i := range want {
 		if !f.set(want[i], args[i]) {
-			return Fault{}, fmt.Errorf("faultinject: argument %d of %q cannot be read", i+1, s)
+			return Fault{}, fmt.Errorf("faultinject: argument %d of %q is not %s", i+1, s, wanted(want[i]))
 		}
 	}
-	lines := args[len(want):]
-	f.header = joinHeader(lines)
-	if len(f.lines()) != len(lines) {
-		return Fault{}, fmt.Errorf("faultinject: malformed header in %q", s)
+	if lines := args[len(want):]; many {
+		if f.header = joinHeader(lines); len(f.lines()) != len(lines) {
+			return Fault{}, fmt.Errorf("faultinject: malformed header in %q", s)
+		}
 	}
 	return f, nil
 }
@@ -135,13 +178,31 @@ func (f *Fault) set(arg byte, text string) (ok bool) {
 		return text == f.how.String()
 	case 'n':
 		f.at, err = strconv.Atoi(text)
-		return err == nil && f.at >= 0
+		return err == nil && f.at == count(f.at, f.least())
 	case 'd':
 		f.wait, err = time.ParseDuration(text)
 		return err == nil && f.wait >= 0
 	case 's':
 		f.status, err = strconv.Atoi(text)
 		return err == nil && f.status == final(f.status, -1)
+	case 'i':
+		f.status, err = strconv.Atoi(text)
+		return err == nil && f.status == informational(f.status, -1)
+	case 'w':
+		for w := Untrusted; w <= WrongHost; w++ {
+			if w.String() == text {
+				f.at = int(w)
+				return true
+			}
+		}
+	case 'c':
+		var c Code
+		c, ok = parseCode(text)
+		f.at = int(c)
+		return ok
+	case 't':
+		f.header = text
+		return true
 	}
 	return false
 }

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"runtime"
 	"strings"
@@ -49,6 +52,21 @@ func post(ctx context.Context, body io.Reader, length int64) *http.Request {
 
 func bubble(t *testing.T, name string, f func(*testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+func TestNilMeansWhatItMeansToNetHTTP(t *testing.T) {
+	get := httptest.NewRequest("GET", "http://shop.test/nowhere", nil)
+	resp, err := Handler(nil, nil).RoundTrip(get)
+	if err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Error("handler:", resp, err)
+	}
+	w := httptest.NewRecorder()
+	if Serve(nil, nil, nil).ServeHTTP(w, get); w.Code != http.StatusNotFound {
+		t.Error("server:", w.Code)
+	}
+	if _, err = Wrap(nil, nil).RoundTrip(httptest.NewRequest("GET", "none://shop.test", nil)); err == nil {
+		t.Error("http.DefaultTransport knows the scheme none")
+	}
 }
 
 func TestEveryFaultClosesTheBodyOnceAndRecordsWhatArrived(t *testing.T) {
@@ -151,7 +169,9 @@ func TestAWithdrawnRequestIsNotHandledAfterItsDelay(t *testing.T) {
 func TestACallerWhoGivesUpLearnsItsOwnReason(t *testing.T) {
 	mine := errors.New("mine")
 	hang := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	for _, f := range []Fault{Blackhole(), Stall(), Late(0), Delay(time.Hour), StallBody(0), Pass()} {
+	for _, f := range []Fault{
+		Blackhole(), SlowDial(time.Hour), Stall(), Late(0), Delay(time.Hour), StallBody(0), TrickleBody(1, time.Hour), Pass(),
+	} {
 		for _, legacy := range []bool{false, true} {
 			bubble(t, fmt.Sprint(f, legacy), func(t *testing.T) {
 				rt := Handler(echo, Script(f))
@@ -394,28 +414,71 @@ func TestABodyIsCutWhereItsLengthIsNotKnown(t *testing.T) {
 	}
 }
 
-// What it costs to make one exchange, per level.
-func BenchmarkExchange(b *testing.B) {
-	b.Run("handler", func(b *testing.B) {
-		benchmark(b, Handler(echo, nil))
-	})
-	b.Run("network", func(b *testing.B) {
-		n := NewNetwork()
-		defer n.Close()
-		l, _ := n.Listen("shop.test:80")
-		defer NewServer(l, echo, nil).Close()
-		benchmark(b, n.Transport())
+func TestATraceMayRefuseAnInterimAnswer(t *testing.T) {
+	refused := errors.New("refused")
+	bubble(t, "", func(t *testing.T) {
+		_, s, client := shop(t, echo, Script(Interim(103)))
+		rt := Handler(echo, Script(Interim(103)))
+		for name, next := range map[string]http.RoundTripper{"network": client.Transport, "handler": rt} {
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				Got1xxResponse: func(int, textproto.MIMEHeader) error { return refused },
+			})
+			if _, err := next.RoundTrip(post(ctx, nil, 0)); !errors.Is(err, refused) {
+				t.Error(name, err)
+			}
+		}
+		s.Settle()
+		if rt.Effects()["k1"] != 1 || s.Effects()["k1"] != 1 {
+			t.Error(rt.Effects(), s.Effects())
+		}
 	})
 }
 
-func benchmark(b *testing.B, rt http.RoundTripper) {
-	b.ReportAllocs()
-	for b.Loop() {
-		resp, err := rt.RoundTrip(post(b.Context(), strings.NewReader("12345678"), 8))
+func TestASlowBodyEndsWithItsReader(t *testing.T) {
+	bubble(t, "", func(t *testing.T) {
+		resp, err := Handler(echo, Script(Bandwidth(1))).RoundTrip(post(t.Context(), strings.NewReader("12345678"), 8))
 		if err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
-		io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
+		start := time.Now()
+		if _, err := io.ReadFull(resp.Body, make([]byte, 2)); err != nil || time.Since(start) != 2*time.Second {
+			t.Error(err, time.Since(start))
+		}
+		time.AfterFunc(time.Second/2, func() { resp.Body.Close() })
+		if _, err := resp.Body.Read(make([]byte, 1)); err != errBodyClosed || time.Since(start) != 2500*time.Millisecond {
+			t.Error(err, time.Since(start))
+		}
+	})
+}
+
+func TestASlowBodyTakesItsTimeToTheNanosecond(t *testing.T) {
+	for f, want := range map[Fault]time.Duration{
+		Bandwidth(3):                        2666666666,
+		Bandwidth(1 << 62):                  0,
+		TrickleBody(3, 7*time.Millisecond):  21 * time.Millisecond,
+		TrickleBody(8, time.Second):         time.Second,
+		TrickleBody(100, 3*time.Nanosecond): 3,
+	} {
+		for _, size := range []int{1, 2, 3, 5, 512} {
+			bubble(t, fmt.Sprint(f, size), func(t *testing.T) {
+				resp, err := Handler(echo, Script(f)).RoundTrip(post(t.Context(), strings.NewReader("12345678"), 8))
+				if err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				b, err := io.ReadAll(sipping{resp.Body, size})
+				if string(b) != "12345678" || err != nil || time.Since(start) != want {
+					t.Errorf("%q %v after %v", b, err, time.Since(start))
+				}
+			})
+		}
 	}
 }
+
+// sipping reads a few bytes at a time.
+type sipping struct {
+	io.Reader
+	size int
+}
+
+func (r sipping) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(r.size, len(p))]) }

@@ -3,6 +3,7 @@ package faultinject
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http/httptrace"
@@ -16,7 +17,19 @@ var (
 	errCanceled       = errors.New("net/http: request canceled")
 	errCanceledInPool = errors.New("net/http: request canceled while waiting for connection")
 	errBodyClosed     = errors.New("http: read on closed response body")
+
+	errMalformed = transportBroken(fmt.Errorf("malformed HTTP response %q", notHTTP))
+	errBadChunk  = errors.New("invalid byte in chunk length")
+	errOversized = transportBroken(errors.New("net/http: server response headers exceeded 10485760 bytes; aborted"))
 )
+
+// notHTTP is what a server struck by [MalformedStatus] or [MalformedChunk] says.
+const notHTTP = "garbage"
+
+// transportBroken is how net/http reports what broke a connection of HTTP/1.
+func transportBroken(err error) error {
+	return fmt.Errorf("net/http: HTTP/1.x transport connection broken: %w", err)
+}
 
 // address is a "host:port" of the in-memory world.
 type address string
@@ -50,6 +63,9 @@ func dead(how How, early error, remote net.Addr) error {
 	return early
 }
 
+// text is the error of a fault that could not be read.
+func (f Fault) text() error { return errors.New("faultinject: " + f.header) }
+
 // dialError is what package net makes of a dial struck by f, Blackhole apart.
 func dialError(f Fault, addr string) error {
 	host, _, err := net.SplitHostPort(addr)
@@ -57,6 +73,8 @@ func dialError(f Fault, addr string) error {
 		host = addr
 	}
 	switch f.kind {
+	case invalid:
+		return netError("dial", nil, address(addr), f.text())
 	case refuseDial:
 		return netError("dial", nil, address(addr), syscall.ECONNREFUSED)
 	case nxDomain:
