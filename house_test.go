@@ -61,6 +61,14 @@ func TestWhoImportsFaultinjectGetsTheStandardLibraryOnly(t *testing.T) {
 	require.Empty(t, houseForeign(slices.Concat(pkg.Imports, pkg.TestImports, pkg.XTestImports)))
 }
 
+func TestTheExamplesOfFaultinjectUseNothingElseOfOurs(t *testing.T) {
+	pkg, err := build.ImportDir("examples/faults", 0)
+	require.NoError(t, err)
+	imports := slices.Concat(pkg.Imports, pkg.TestImports, pkg.XTestImports)
+	require.Empty(t, houseForeign(imports))
+	require.NotContains(t, imports, "github.com/go-resilient/resilient")
+}
+
 // houseForeign is what is neither of the standard library nor ours.
 func houseForeign(imports []string) []string {
 	return slices.DeleteFunc(slices.Clone(imports), func(path string) bool {

@@ -4,5 +4,6 @@
 //	go run ./examples/payments
 //
 // They are a module of their own, so that an example may import what the
-// library itself must not depend on.
+// library itself must not depend on. The folder faults is a module of its own
+// again: it tests a client that has nothing to do with ours.
 package examples
