@@ -48,7 +48,7 @@ const (
 	breakerWindow  = 10 * time.Second
 	breakerBuckets = 10
 
-	// The breaker's open time is half the shortest interval between probes, so
+	// The breaker's open time is below the shortest interval between probes, so
 	// that whenever the gate thinks a probe is due the breaker is ready.
 	breakerOpen = 130 * time.Millisecond
 

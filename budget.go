@@ -85,3 +85,52 @@ func word(balance, now time.Duration) int64 {
 	}
 	return int64(now - balance + budgetCap + 1)
 }
+
+const (
+	doubtAfter = time.Second // shorter, and blips cost operations; longer, and outages cost retries
+	doubtEnds  = time.Minute // without a failure, and without an attempt that could have failed
+)
+
+// doubt is what the breaker cannot know of a host that is seldom called: that it
+// has failed, and nothing else, since then. After a second of that a retry is
+// mostly in vain, and ten thousand callers with full budgets, who need not have
+// failed ten times each, can keep a host from ever coming back. So operations
+// that begin after it are made once, until one is answered. What began before
+// keeps its retries, however long its attempts take: an operation is never
+// judged by its own failures.
+//
+// The zero doubt is none. It is a word each for the beginning and the latest
+// failure, so an answer costs one load. Safe for concurrent use; now is the time
+// since the transport was made.
+type doubt struct {
+	since, last atomic.Int64 // zero: none
+}
+
+// fail notes a failure, and reports whether an operation that began then may
+// make another attempt.
+func (d *doubt) fail(began, now time.Duration) bool {
+	now = max(now, 1)
+	since := d.beginning(now)
+	if since == 0 {
+		since = now
+		d.since.Store(int64(now))
+	}
+	d.last.Store(int64(now)) // after since: it would make an old one count again
+	return began-since < doubtAfter
+}
+
+// lift ends it: the host has answered.
+func (d *doubt) lift() {
+	if d.since.Load() != 0 {
+		d.since.Store(0)
+	}
+}
+
+// beginning is the first failure of those that no answer has followed yet; zero:
+// there is none.
+func (d *doubt) beginning(now time.Duration) time.Duration {
+	if now-time.Duration(d.last.Load()) >= doubtEnds {
+		return 0
+	}
+	return time.Duration(d.since.Load())
+}

@@ -173,3 +173,67 @@ func BenchmarkBudget(b *testing.B) {
 		}
 	})
 }
+
+func TestAHostThatOnlyFailsForASecondIsWorthNoMoreRetries(t *testing.T) {
+	const first = 10 * time.Second
+	for _, tt := range []struct {
+		name  string
+		began time.Duration
+		now   time.Duration
+		lift  bool
+		want  bool
+	}{
+		{"that began within the second it is", first + doubtAfter - 1, first + 9*time.Second, false, true},
+		{"then not", first + doubtAfter, first + doubtAfter, false, false},
+		{"but to an operation that was there before", first - 1, first + 9*time.Second, false, true},
+		{"nor to one that began much later", first + 50*time.Second, first + 51*time.Second, false, false},
+		{"it is once it has answered", first + doubtAfter, first + doubtAfter, true, true},
+		{"and after a minute in which nobody asked", first + doubtEnds, first + doubtEnds, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var d doubt
+			require.True(t, d.fail(first-1, first))
+			if tt.lift {
+				d.lift()
+			}
+			require.Equal(t, tt.want, d.fail(tt.began, tt.now))
+		})
+	}
+	t.Run("nor is it while somebody asks each minute", func(t *testing.T) {
+		var d doubt
+		for now := time.Second; now < time.Hour; now += doubtEnds - 1 {
+			require.Equal(t, now == time.Second, d.fail(now, now))
+		}
+	})
+	t.Run("and that is remembered as long as it counts", func(t *testing.T) {
+		h := &host{}
+		h.fail(first, first)
+		require.False(t, h.evict(first+doubtEnds-1))
+		require.True(t, h.evict(first+doubtEnds))
+	})
+	t.Run("but the host that stands for many is never doubted", func(t *testing.T) {
+		h := &host{shared: true}
+		h.fail(first, first)
+		require.True(t, h.fail(first+doubtAfter, first+doubtAfter))
+	})
+}
+
+func TestAnAnswerThatComesAsAnAttemptFailsCostsItNoRetry(t *testing.T) {
+	const now = 100 * time.Second
+	var d doubt
+	var answers sync.WaitGroup
+	var done atomic.Bool
+	answers.Go(func() {
+		for !done.Load() {
+			d.lift()
+		}
+	})
+	for range 1_000_000 {
+		if !d.fail(now, now) {
+			t.Error("judged by a doubt that is over")
+			break
+		}
+	}
+	done.Store(true)
+	answers.Wait()
+}

@@ -91,7 +91,9 @@ type Config struct {
 	TrustRefusal func(*http.Response) bool
 
 	// NoBudget lifts the limit on retries: per host at most 10, plus one per ten
-	// operations, plus one each ten seconds.
+	// operations, plus one each ten seconds; and none for an operation that begins
+	// after a second in which the host has only failed. What net/http would have
+	// sent again by itself, had we not kept the body from it, is not charged.
 	NoBudget bool
 	// NoBreaker sends to a host however it fails.
 	NoBreaker bool
@@ -162,10 +164,11 @@ func orDefault[T int | int64 | time.Duration](value, other T) T {
 // every retry, are copies with a header map and URL of their own. The caller's
 // request is never changed.
 type Transport struct {
-	cfg   Config // complete, and never changed after NewTransport
-	epoch time.Time
-	hosts *hosts
-	plain bool // nothing in cfg needs a copy of a safe request
+	cfg    Config // complete, and never changed after NewTransport
+	epoch  time.Time
+	hosts  *hosts
+	chance *jitter
+	plain  bool // nothing in cfg needs a copy of a safe request
 
 	// standard is what stands for a nil Base: made at its first use, so that
 	// it belongs to the same bubble as a test's first request.
@@ -191,6 +194,7 @@ func NewTransport(cfg Config) (*Transport, error) {
 	t := &Transport{
 		cfg:      cfg,
 		epoch:    time.Now(),
+		chance:   newJitter(),
 		standard: sync.OnceValue(newStandard),
 		plain: cfg.Timeout == 0 && cfg.AttemptTimeout == 0 && cfg.BodyIdleTimeout == 0 && cfg.BufferResponse == 0 &&
 			cfg.Prepare == nil && !cfg.CountReplays && !cfg.CoolFirst && cfg.Observer.idle(),
@@ -204,9 +208,9 @@ func (t *Transport) newGate() *gate {
 		return nil
 	}
 	if t.cfg.FailFast {
-		return newGate(0, t.cfg.AttemptTimeout)
+		return newGate(0, t.cfg.AttemptTimeout, t.chance)
 	}
-	return newGate(hold, t.cfg.AttemptTimeout)
+	return newGate(hold, t.cfg.AttemptTimeout, t.chance)
 }
 
 func (t *Transport) now() time.Duration { return time.Since(t.epoch) }

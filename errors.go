@@ -3,6 +3,7 @@ package resilient
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -14,8 +15,10 @@ import (
 var (
 	// ErrAttempts: Config.MaxAttempts were made.
 	ErrAttempts = errors.New("attempts exhausted")
-	// ErrBudget: the host's retry budget is spent.
-	ErrBudget = errors.New("retry budget spent (client side)")
+	// ErrBudget: the host's retry budget is spent, or closed to this operation,
+	// because the host had only failed for a second or more when it began. The
+	// text says which.
+	ErrBudget = errors.New("no retry in the budget (client side)")
 	// ErrUnsafe: the server may have acted, and nothing says that acting twice
 	// does no harm.
 	ErrUnsafe = errors.New("not safe to repeat")
@@ -28,6 +31,9 @@ var (
 	// to remember it.
 	ErrKeyExpired = errors.New("idempotency key expired")
 )
+
+// errDoubt is ErrBudget where the budget is closed and not spent.
+var errDoubt = fmt.Errorf("%w: the host has only failed of late", ErrBudget)
 
 // An Error reports an operation that ended without an answer. Outcome is
 // NotSent or Unknown. It unwraps to the Stop reason and to the last failure, so

@@ -2,7 +2,6 @@ package resilient
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,8 +14,10 @@ import (
 const (
 	probeShortest = 350 * time.Millisecond // shorter: a fleet's probes weigh; longer: its recovery does
 	probeLongest  = 2 * time.Second        // shorter: a large fleet's probes weigh; longer: seconds of refusals at the end
+	probeCallers  = 50                     // so many callers turned away make a probe due sooner; fewer: wire; more: they outlast the hold
+	probeBusy     = 200 * time.Millisecond // but not sooner than this; shorter than the hold, or it would not help
 	probeGrowth   = 20                     // an interval is a 20th of the time shut; doubling outgrows the outage
-	probeJitter   = 0.25
+	probeJitter   = 4                      // an interval is longer or shorter by up to a quarter
 
 	gateWaiters = 1000 // bounds memory alone
 
@@ -48,6 +49,7 @@ const (
 type gate struct {
 	mode    atomic.Uint32 // what callers read; the breaker stores shut here when it opens
 	breaker *breaker
+	chance  *jitter
 	hold    time.Duration // how long an operation may wait here, from its start; 0: not at all
 	stall   time.Duration // how long a full ramp waits for an answer
 
@@ -59,6 +61,8 @@ type gate struct {
 	armed   time.Time // when timer fires; zero: it is stopped
 
 	since, next time.Time   // shut: from when, and when a probe is due
+	asked       time.Time   // the latest probe's start, or since
+	turned      int         // callers since then who could not go
 	slot        func(error) // the breaker's half-open slot, while we have it
 	probe       uint32      // the latest probe's number
 	out         bool        // it has not answered
@@ -105,8 +109,8 @@ type answer struct {
 
 // newGate returns the gate of one host. A hold of zero refuses whoever cannot
 // go at once.
-func newGate(hold, attemptTimeout time.Duration) *gate {
-	g := &gate{hold: hold, stall: max(probeLongest, attemptTimeout)}
+func newGate(hold, attemptTimeout time.Duration, chance *jitter) *gate {
+	g := &gate{hold: hold, chance: chance, stall: max(probeLongest, attemptTimeout)}
 	g.breaker = newBreaker(attemptTimeout, func() { g.mode.Store(shut) })
 	return g
 }
@@ -169,6 +173,7 @@ func (g *gate) ask(v visit) (pass, refusal) {
 		g.unlock()
 		return p, refusal{}
 	}
+	g.turned++
 	w := &waiter{until: g.patience(v, now)}
 	if !g.worthWaiting(w, now) || len(g.waiting) >= gateWaiters {
 		r := g.refuse()
@@ -275,15 +280,20 @@ func (g *gate) follow(now time.Time) {
 	g.phase = shut
 	g.trip++
 	g.out, g.proven, g.inflight = false, false, 0
-	g.since = now
+	g.since, g.asked, g.turned = now, now, 0
 	g.next = now.Add(g.interval(now))
 }
 
 // interval is the time to the next probe: in proportion to the outage, so that
-// its end costs a fixed share of its length.
+// its end costs a fixed share of its length. A client so busy that a probe is
+// lost among its callers looks more often: its probes weigh nothing, and the end
+// found late is refusals by the hundred.
 func (g *gate) interval(now time.Time) time.Duration {
 	d := min(max(now.Sub(g.since)/probeGrowth, probeShortest), probeLongest)
-	return time.Duration(float64(d) * (1 - probeJitter + 2*probeJitter*rand.Float64()))
+	if g.turned > 0 { // if as many come as came, probeCallers in
+		d = min(d, max(now.Sub(g.asked)*probeCallers/time.Duration(g.turned), probeBusy))
+	}
+	return d - d/probeJitter + g.chance.upTo(2*d/probeJitter)
 }
 
 // letIn gives a pass to one caller, if there is one to give now.
@@ -294,6 +304,7 @@ func (g *gate) letIn(now time.Time) (pass, bool) {
 			return pass{}, false
 		}
 		g.next = now.Add(g.interval(now))
+		g.asked, g.turned = now, 0
 		if !g.takeSlot() { // not ready after all
 			return pass{}, false
 		}

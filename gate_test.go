@@ -36,7 +36,7 @@ func enters(t *testing.T, g *gate, r report) {
 // tripped is a gate whose host has just failed ten times in a row.
 func tripped(t *testing.T, hold, attemptTimeout time.Duration) *gate {
 	t.Helper()
-	g := newGate(hold, attemptTimeout)
+	g := newGate(hold, attemptTimeout, newJitter())
 	for range 10 {
 		enters(t, g, failure)
 	}
@@ -84,6 +84,19 @@ func TestATrippedHost(t *testing.T) {
 			probes++
 		}
 		require.InDelta(t, 190, probes, 25)
+	})
+	inBubble(t, "is asked more often by a client so busy that its probes are lost in the crowd", func(t *testing.T) {
+		g := tripped(t, 0, 0)
+		start, probes, callers := time.Now(), 0, 0
+		for ; time.Since(start) < 5*time.Minute; time.Sleep(2500 * time.Microsecond) {
+			callers++
+			if p, no := g.enter(caller(t)); no.err == nil {
+				probes++
+				p.done(failure)
+			}
+		}
+		require.InDelta(t, 1500, probes, 100, "one in 200 ms")
+		require.Less(t, 50*probes, callers)
 	})
 	inBubble(t, "holds a caller until the probe that he becomes", func(t *testing.T) {
 		g := tripped(t, time.Minute, 0)
@@ -257,7 +270,7 @@ func TestAnythingFromBeforeTheTrip(t *testing.T) {
 		enters(t, g, success)
 	})
 	inBubble(t, "is not heard after it", func(t *testing.T) {
-		g := newGate(0, 0)
+		g := newGate(0, 0, newJitter())
 		var before []pass
 		for range 20 {
 			p, _ := g.enter(caller(t))
@@ -432,7 +445,7 @@ func TestNothingIsLeftRunningWhenNobodyCalls(t *testing.T) {
 // breaker.
 func TestATripThatRacesTheEndOfTheRampIsNotLost(t *testing.T) {
 	for range 300 {
-		g := newGate(0, 0)
+		g := newGate(0, 0, newJitter())
 		g.readmitForTest()
 		var passes []pass
 		for range rampStart {
@@ -475,7 +488,7 @@ func (g *gate) readmitForTest() {
 func TestOverAnyHistory(t *testing.T) {
 	for seed := range uint64(150) {
 		inBubble(t, "the gate stands open only before a closed breaker, and always opens in the end", func(t *testing.T) {
-			h := &history{t: t, g: newGate(0, 0), rand: rand.New(rand.NewPCG(seed, 4))}
+			h := &history{t: t, g: newGate(0, 0, newJitter()), rand: rand.New(rand.NewPCG(seed, 4))}
 			for range 400 {
 				h.step()
 			}
@@ -592,7 +605,7 @@ func (h *history) recover() {
 }
 
 func BenchmarkGate(b *testing.B) {
-	g := newGate(testHold, 0)
+	g := newGate(testHold, 0, newJitter())
 	v := visit{ctx: b.Context(), started: time.Now()}
 	b.Run("free", func(b *testing.B) {
 		b.ReportAllocs()

@@ -64,7 +64,8 @@ type host struct {
 
 	users  atomic.Int64 // operations inside; below zero: evicted
 	cool   atomic.Int64 // until when it asked to be left alone; zero: it did not
-	shared bool         // stands for many: see hosts
+	doubt  doubt
+	shared bool // stands for many: see hosts
 }
 
 // evicted is where users starts once the host is; no number of late comers
@@ -93,20 +94,33 @@ func (h *host) cooling(now time.Duration) time.Duration {
 	return max(0, time.Duration(h.cool.Load())-now)
 }
 
-// warm ends a cool-down: the host has answered.
-func (h *host) warm() {
+// heard takes note of an attempt's report. A good one ends a cool-down and all
+// doubt.
+func (h *host) heard(r report) {
+	if r != success {
+		return
+	}
 	if h.cool.Load() != 0 {
 		h.cool.Store(0)
 	}
+	h.doubt.lift()
+}
+
+// fail notes that an attempt has failed, and reports whether another one is
+// worth its while to an operation that began then. The host that stands for many
+// is never doubted: one of them could silence the others.
+func (h *host) fail(began, now time.Duration) bool {
+	return h.shared || h.doubt.fail(began, now)
 }
 
 // evict gives the host up if there is nothing to remember of it: nobody
-// inside, healthy, its budget full, no cool-down.
+// inside, healthy, its budget full, no cool-down, no doubt.
 func (h *host) evict(now time.Duration) bool {
 	return h.users.Load() == 0 &&
 		(h.gate == nil || h.gate.closed()) &&
 		h.budget.balance(now) >= float64(budgetCap/budgetRetry) &&
 		h.cooling(now) == 0 &&
+		h.doubt.beginning(now) == 0 &&
 		h.users.CompareAndSwap(0, evicted)
 }
 

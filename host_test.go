@@ -36,7 +36,7 @@ func TestOneServerHasOneKey(t *testing.T) {
 func named(i int) hostKey { return hostKey{"https", fmt.Sprintf("h%d.example.com", i)} }
 
 func newTestHosts(max int) *hosts {
-	return newHosts(max, func() *gate { return newGate(0, 0) }, time.Now())
+	return newHosts(max, func() *gate { return newGate(0, 0, newJitter()) }, time.Now())
 }
 
 func TestWhatHappensToOneHostStaysWithIt(t *testing.T) {
@@ -64,7 +64,7 @@ func TestACoolDownIsOnlyEverLengthened(t *testing.T) {
 	require.Equal(t, 8*time.Second, h.cooling(time.Second))
 	require.Zero(t, h.cooling(10*time.Second))
 	h.coolDown(20*time.Second, 10*time.Second)
-	h.warm()
+	h.heard(success)
 	require.Zero(t, h.cooling(10*time.Second), "an answer ends it early")
 }
 

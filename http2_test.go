@@ -3,12 +3,15 @@ package resilient_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/go-resilient/resilient"
 	"github.com/stretchr/testify/require"
@@ -214,6 +217,78 @@ func TestAnAnswerGivenInTheMiddleOfAnHTTP2UploadIsTheAnswer(t *testing.T) {
 				got := do(t, overWire(t, base, hasty), req)
 				require.Equal(t, tt.status, got.status)
 				require.Equal(t, tt.attempts, got.attempts)
+			})
+		})
+	}
+}
+
+// net/http would send all of these again itself. It cannot, since we keep their
+// bodies from it, so what holds us back elsewhere must not hold them.
+func TestAServerThatLetsItsConnectionsGoInOrderLosesNobody(t *testing.T) {
+	t.Run("however many requests one of them bears", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const requests = 25
+			_, base := overHTTP2(t, func(p *peer) {
+				whole := 0 // requests read to their end: their frames come mixed
+				for ok := p.begin(); ok; {
+					stream, _ := p.stream()
+					switch whole++; {
+					case stream == 0:
+						return
+					case p.n > 0 || whole == 1: // connections count from 0
+						p.ok(stream)
+					case whole == requests+1:
+						p.goAway(1, codeNo)
+					}
+				}
+			})
+			client := overWire(t, base, steady)
+			do(t, client, newRequestTo(t, "https://api.test/"))
+			start := time.Now()
+			var all sync.WaitGroup
+			for range requests {
+				all.Go(func() {
+					got := do(t, client, wireKinds[1].request(t, t.Context(), "https://api.test/"))
+					if got.status != 200 || got.attempts != 2 {
+						t.Errorf("%d after %d attempts: %v", got.status, got.attempts, got.err)
+					}
+				})
+			}
+			all.Wait()
+			require.Zero(t, time.Since(start))
+		})
+	})
+	for _, tt := range []struct {
+		name  string
+		apart time.Duration // the errors before
+	}{
+		{"although the budget is spent", 0},
+		{"although it has only failed of late", 2 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failing, leaving := true, true
+				_, base := overHTTP2(t, everyStream(func(p *peer, stream uint32) {
+					switch {
+					case failing:
+						p.frame(frameHeaders, flagEndHeaders|flagEndStream, stream, 0x8e) // 500
+					case leaving:
+						leaving = false
+						goAwayBelow(codeNo)(p, stream)
+					default:
+						p.ok(stream)
+					}
+				}))
+				client := overWire(t, base, hasty, func(c *resilient.Config) { c.NoBreaker = true })
+				for stop := error(nil); !errors.Is(stop, resilient.ErrBudget); time.Sleep(tt.apart) {
+					got := do(t, client, wireKinds[5].request(t, t.Context(), "https://api.test/"))
+					require.Equal(t, 500, got.status)
+					stop = got.stop
+				}
+				failing = false
+				got := do(t, client, wireKinds[1].request(t, t.Context(), "https://api.test/"))
+				require.Equal(t, 200, got.status, "%v", got.err)
+				require.Equal(t, resilient.Unsent, got.record.Attempts[0].Verdict)
 			})
 		})
 	}

@@ -17,6 +17,7 @@ type try struct {
 	took  time.Duration
 	sight sight
 
+	unpaid bool                    // the repeat is not charged
 	cancel context.CancelCauseFunc // ends the attempt's context; nil without one
 	stop   error                   // why a Fatal attempt is the last, where the verdict does not say
 
@@ -38,6 +39,18 @@ func (op *operation) judge(t *try) {
 	}
 	t.believed, t.pending = op.wire, op.pending()
 	op.t.judge(op.req, t)
+	if t.verdict == Unsent && t.stale() && !op.hurried {
+		// net/http would send it again at once, and tell nobody, had we not kept
+		// the body from it: so it costs nothing, once, and nobody is told.
+		t.unpaid, t.report = true, neutral
+	}
+}
+
+// stale reports whether the attempt met the end of a connection that had served
+// before, which says nothing about the host. A time-out does, and so does an
+// HTTP/2 stream that was ended on a connection that lives.
+func (t *try) stale() bool {
+	return t.resp == nil && t.sight.reused && !isTimeout(t.err) && streamCode(t.err) == 0 && !isRefusedStream(t.err)
 }
 
 // judge reaches the judgement of an attempt at req.

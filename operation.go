@@ -104,10 +104,10 @@ func methodOf(req *http.Request) string {
 	return req.Method
 }
 
-// begin makes the operation of req. The error is the caller's mistake; then the
-// operation still ends as any other does.
-func (t *Transport) begin(req *http.Request, h *host) (*operation, error) {
-	op := &operation{Context: req.Context(), t: t, req: req, host: h, start: t.epoch.Add(t.now())}
+// begin makes the operation of req, which began at start. The error is the
+// caller's mistake; then the operation still ends as any other does.
+func (t *Transport) begin(req *http.Request, h *host, start time.Duration) (*operation, error) {
+	op := &operation{Context: req.Context(), t: t, req: req, host: h, start: t.epoch.Add(start)}
 	op.attempts = op.room[:0]
 	prior, said := operationOf(req.Response), scopeOf(req.Context())
 	if said == nil {

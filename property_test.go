@@ -295,6 +295,92 @@ func TestAKeyIsNotSentAfterItsTimeThoughTheHostWasCoolingLonger(t *testing.T) {
 	})
 }
 
+func TestOnlyAGoodAnswerIsWorthARetryToAHostThatHasOnlyFailed(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		status   int
+		header   []string
+		attempts int // of the next operation, which fails once
+	}{
+		{"a 200", 200, nil, 2},
+		{"a 404", 404, nil, 2},
+		{"a 418, which Classify calls fatal", 418, nil, 2},
+		{"a 429 says nothing", 429, []string{"X-Should-Retry: false"}, 1},
+		{"a 500 that is not to be repeated is one more failure", 500, []string{"X-Should-Retry: false"}, 1},
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodPut} {
+			inStorm(t, method+"/"+tt.name, func(t *testing.T) {
+				answers := []int{500, 500, 500, 500, tt.status, 500, 200}
+				base := &diary{answer: func(req *http.Request, n int) *http.Response {
+					if n == 4 {
+						return answer(req, tt.status, tt.header...)
+					}
+					return answer(req, answers[n])
+				}}
+				client := newClient(t, base, hasty, func(c *resilient.Config) {
+					c.Classify = func(_ *http.Request, resp *http.Response, _ error, v resilient.Verdict) resilient.Verdict {
+						if resp.StatusCode == 418 {
+							return resilient.Fatal
+						}
+						return v
+					}
+				})
+				require.Equal(t, 4, do(t, client, newRequest(t, method, "")).attempts)
+				time.Sleep(2 * time.Second)
+				require.Equal(t, tt.status, do(t, client, newRequest(t, method, "")).status)
+				require.Equal(t, tt.attempts, do(t, client, newRequest(t, method, "")).attempts)
+			})
+		}
+	}
+}
+
+// Others who go on asking are told to wait longer each time, and so is everybody.
+func TestACoolDownThatOthersLengthenEndsInTime(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		deadline    time.Duration // zero: none
+		lengthened  time.Duration // for so long
+		least, most time.Duration
+		status      int
+	}{
+		{"for good: after as long as a server may ask for", 0, time.Hour, time.Minute, 140 * time.Second, 429},
+		{"up to a moment before the deadline: in time for it", 5 * time.Second, 3500 * time.Millisecond, 4 * time.Second, 5 * time.Second, 200},
+	} {
+		inStorm(t, tt.name, func(t *testing.T) {
+			start := time.Now()
+			lengthens := func() bool { return time.Since(start) <= tt.lengthened }
+			client := newClient(t, roundTrip(func(req *http.Request) (*http.Response, error) {
+				if req.Method == "POST" || lengthens() {
+					return answer(req, 429, "Retry-After: 1"), nil
+				}
+				return answer(req, 200), nil
+			}), func(c *resilient.Config) { c.MaxAttempts = 2 })
+			ctx, cancel := context.WithCancel(t.Context())
+			var others sync.WaitGroup
+			others.Go(func() {
+				for ; lengthens() && ctx.Err() == nil; time.Sleep(300 * time.Millisecond) {
+					do(t, client, newRequest(t, "POST", ""))
+				}
+			})
+			defer others.Wait()
+			defer cancel()
+			req := newRequest(t, "GET", "")
+			if tt.deadline > 0 {
+				limited, done := context.WithTimeout(t.Context(), tt.deadline)
+				defer done()
+				req = req.WithContext(limited)
+			}
+			got := do(t, client, req)
+			require.Equal(t, tt.status, got.status, "%v", got.err)
+			require.GreaterOrEqual(t, time.Since(start), tt.least)
+			require.LessOrEqual(t, time.Since(start), tt.most)
+			if tt.status != 200 {
+				require.ErrorIs(t, got.stop, resilient.ErrNoTime)
+			}
+		})
+	}
+}
+
 // failOnce answers the first request to each path with 500, all to /down, and
 // the others well.
 func failOnce() http.RoundTripper {
@@ -404,4 +490,46 @@ func TestAStalledAnswerFailsItsAttemptWhereAnswersAreReadInIt(t *testing.T) {
 		require.ErrorIs(t, got.record.Attempts[0].Err, resilient.ErrStalled)
 		require.Less(t, time.Since(start), 6*time.Second)
 	})
+}
+
+func TestAnOperationThatBeganInTimeKeepsItsRetriesHoweverLongItsAttemptTakes(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPut} {
+		for _, tt := range []struct {
+			name     string
+			begins   time.Duration
+			attempts int
+		}{
+			{"before the first failure", 0, 4},
+			{"within a second of it", 900 * time.Millisecond, 4},
+			{"later", 1200 * time.Millisecond, 1},
+		} {
+			t.Run(method+"/"+tt.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					base := roundTrip(func(req *http.Request) (*http.Response, error) {
+						if req.URL.Path == "/slow" {
+							time.Sleep(3 * time.Second)
+						}
+						return answer(req, 500), nil
+					})
+					client := newClient(t, base, func(c *resilient.Config) { c.MaxAttempts = 4 })
+					var both sync.WaitGroup
+					both.Go(func() {
+						time.Sleep(100 * time.Millisecond)
+						req := newRequest(t, http.MethodPost, "")
+						do(t, client, req)
+					})
+					time.Sleep(tt.begins)
+					req := newRequest(t, method, "")
+					req.URL.Path = "/slow"
+					got := do(t, client, req)
+					require.Equal(t, tt.attempts, got.attempts)
+					if tt.attempts == 1 {
+						require.ErrorIs(t, got.stop, resilient.ErrBudget)
+						require.ErrorContains(t, got.stop, "has only failed")
+					}
+					both.Wait()
+				})
+			})
+		}
+	}
 }

@@ -18,12 +18,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// readmeRows is how each row of the README's table is brought about.
-var readmeRows = map[string]struct {
+// readmeRow is how a row of the README's table is brought about.
+type readmeRow struct {
 	fault faultinject.Fault
 	cfg   Config
 	ill   faultinject.Fault // strikes requests before ours, until one is stopped; Pass: there are none
-}{
+	apart time.Duration     // these requests
+}
+
+var readmeRows = map[string]readmeRow{
 	"connection refused":            {fault: faultinject.RefuseDial()},
 	"connection lost after sending": {fault: faultinject.LoseResponse(faultinject.RST)},
 	"attempt timed out":             {fault: faultinject.Stall(), cfg: Config{AttemptTimeout: time.Second}},
@@ -32,6 +35,9 @@ var readmeRows = map[string]struct {
 	"429 with `Retry-After: 2`":     {fault: faultinject.Respond(429, "Retry-After: 2")},
 	"breaker open":                  {ill: faultinject.RefuseDial(), cfg: Config{FailFast: true}},
 	"503, and the budget is spent":  {fault: faultinject.Respond(503), ill: faultinject.Respond(503), cfg: Config{NoBreaker: true}},
+	"503, and the host has only failed for a second": {
+		fault: faultinject.Respond(503), ill: faultinject.Respond(503), apart: 1500 * time.Millisecond, cfg: Config{NoBreaker: true},
+	},
 	"lost, and the budget is spent": {fault: faultinject.LoseResponse(faultinject.RST), ill: faultinject.Respond(503), cfg: Config{NoBreaker: true}},
 }
 
@@ -61,8 +67,8 @@ func TestTheReadmesTableIsWhatHappens(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					cfg := how.cfg
 					cfg.HonorsKeys = column.honors
-					once := readmeRun(t, cfg, how.ill, how.fault, column.method, 1)
-					always := readmeRun(t, cfg, how.ill, how.fault, column.method, 1000)
+					once := readmeRun(t, cfg, how, column.method, 1)
+					always := readmeRun(t, cfg, how, column.method, 1000)
 					require.Equal(t, readmeCell(once, always), row[i+1])
 				})
 			})
@@ -80,25 +86,25 @@ type readmeEnd struct {
 }
 
 // readmeRun makes one request whose first arrivals are struck.
-func readmeRun(t *testing.T, cfg Config, ill, fault faultinject.Fault, method string, struck int) readmeEnd {
+func readmeRun(t *testing.T, cfg Config, how readmeRow, method string, struck int) readmeEnd {
 	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "done") })
 	base := faultinject.Handler(answer, faultinject.PlanFunc(func(x faultinject.Exchange) faultinject.Fault {
 		switch {
 		case x.Path == "/ill":
-			return ill
+			return how.ill
 		case x.Nth <= struck:
-			return fault
+			return how.fault
 		}
 		return faultinject.Pass()
 	}))
 	cfg.Base, cfg.BaseIsWire = base, true
-	if ill != faultinject.Pass() {
+	if how.ill != faultinject.Pass() {
 		cfg.Backoff = func() Schedule { return readmeAtOnce{} } // or time would fill the budget again
 	}
 	client, err := NewClient(cfg)
 	require.NoError(t, err)
-	if ill != faultinject.Pass() {
-		for stop := error(nil); stop == nil || errors.Is(stop, ErrAttempts); {
+	if how.ill != faultinject.Pass() {
+		for stop := error(nil); stop == nil || errors.Is(stop, ErrAttempts); time.Sleep(how.apart) {
 			stop = readmeAsk(t, client, http.MethodGet, "/ill").stop
 		}
 	}

@@ -17,10 +17,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req.Body)
 		return nil, &Error{Operation: Operation{Method: methodOf(req), Outcome: NotSent}, cause: errors.New("http: nil Request.URL")}
 	}
+	start := t.now()
 	h := t.hosts.acquire(t.hostOf(req))
 	defer h.release()
 	if !h.budget.full() {
-		h.budget.deposit(t.now())
+		h.budget.deposit(start)
 	}
 	var (
 		last   try
@@ -28,12 +29,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		passes = t.passes(req)
 	)
 	if passes {
-		if last, no = t.passThrough(req, h); last.resp != nil && last.verdict == Done {
-			h.warm()
+		if last, no = t.passThrough(req, h, start); last.resp != nil && last.verdict == Done {
+			h.heard(last.report)
 			return last.resp, nil
 		}
 	}
-	op, err := t.begin(req, h)
+	op, err := t.begin(req, h, start)
 	if err != nil {
 		return op.end(&try{err: err}, nil)
 	}
@@ -65,8 +66,7 @@ func (t *Transport) passes(req *http.Request) bool {
 
 // passThrough makes the first attempt of a safe request, nearly always the only
 // one, with no copy and no record.
-func (t *Transport) passThrough(req *http.Request, h *host) (last try, no refusal) {
-	start := t.now()
+func (t *Transport) passThrough(req *http.Request, h *host, start time.Duration) (last try, no refusal) {
 	if h.gate != nil {
 		var leave pass
 		deadline, _ := req.Context().Deadline()
@@ -96,6 +96,7 @@ func (t *Transport) passThrough(req *http.Request, h *host) (last try, no refusa
 // returned.
 func (op *operation) run(last try) (*http.Response, error) {
 	for {
+		op.host.heard(last.report)
 		wait, stop := time.Duration(0), last.stop
 		final := last.verdict == Done || last.verdict == Fatal
 		if !final {
@@ -110,7 +111,7 @@ func (op *operation) run(last try) (*http.Response, error) {
 		}
 		next, stop := op.attemptAfter(&last, wait)
 		if stop != nil {
-			op.refund()
+			op.refund(&last)
 			return op.end(&last, stop)
 		}
 		last = next
@@ -135,6 +136,7 @@ func (op *operation) attemptAfter(last *try, wait time.Duration) (next try, stop
 func (op *operation) next(last *try) (time.Duration, error) {
 	now := time.Now()
 	op.heed(last, now)
+	worthwhile := last.report != failure || op.host.fail(op.start.Sub(op.t.epoch), op.t.now())
 	if stop := op.mayRepeat(last); stop != nil {
 		return 0, stop
 	}
@@ -150,7 +152,10 @@ func (op *operation) next(last *try) (time.Duration, error) {
 		return 0, ErrNoTime
 	case op.key.expired(op.notBefore, op.t.cfg.Keys.TTL):
 		return 0, ErrKeyExpired
-	case !op.t.cfg.NoBudget && !op.host.budget.withdraw(op.t.now()):
+	case !op.pays(last):
+	case !worthwhile:
+		return 0, errDoubt
+	case !op.host.budget.withdraw(op.t.now()):
 		return 0, ErrBudget
 	}
 	return wait, nil
@@ -232,9 +237,6 @@ func (op *operation) end(last *try, stop error) (*http.Response, error) {
 			op.answered(resp)
 		}
 		op.outcome = Answered
-		if last.verdict == Done {
-			op.host.warm()
-		}
 		if o := &op.t.cfg.Observer; o.End != nil {
 			o.End(op, op.snapshot(), nil)
 		}

@@ -1,7 +1,10 @@
 package resilient
 
 import (
+	crand "crypto/rand"
+	"encoding/binary"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -52,11 +55,35 @@ func newSchedule() Schedule {
 // a longer rest gathers more callers: at least the schedule's first bound, or a
 // rest of milliseconds would be left in one beat, and at most its last, or a
 // rest of an hour would cost six minutes more.
-func pause(next, asked time.Duration) time.Duration {
+func pause(next, asked time.Duration, chance *jitter) time.Duration {
 	if next < 0 || asked <= 0 {
 		return next
 	}
 	stretch := min(max(asked/10, firstPause), longestPause)
-	jitter := min(rand.N(stretch+1), maxDuration-asked)
-	return max(next, asked+jitter)
+	return max(next, asked+min(chance.upTo(stretch), maxDuration-asked))
+}
+
+// jitter is the chance of one Transport: for rests that servers ask for, and for
+// the intervals between probes. It has a source of its own, seeded from
+// crypto/rand, so that a test which replaces that (testing/cryptotest) sees the
+// same intervals each time. It is asked only where there is trouble, so a lock
+// costs nothing. Safe for concurrent use.
+type jitter struct {
+	mu     sync.Mutex
+	source rand.PCG
+}
+
+func newJitter() *jitter {
+	var seed [16]byte
+	_, _ = crand.Read(seed[:]) // it never fails
+	j := new(jitter)
+	j.source.Seed(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:]))
+	return j
+}
+
+// upTo is uniform in [0, most]. A negative most counts as zero.
+func (j *jitter) upTo(most time.Duration) time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return time.Duration(rand.New(&j.source).Uint64N(uint64(max(most, 0)) + 1))
 }

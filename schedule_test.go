@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"testing/cryptotest"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -64,6 +65,7 @@ func TestAScheduleNeitherEndsNorOverflowsHoweverLongItRuns(t *testing.T) {
 }
 
 func TestNobodyWakesBeforeTheMomentAskedForNorAllTogetherAfterIt(t *testing.T) {
+	chance := newJitter()
 	rows := []struct {
 		name           string
 		asked, stretch time.Duration
@@ -79,7 +81,7 @@ func TestNobodyWakesBeforeTheMomentAskedForNorAllTogetherAfterIt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			seen := make([]time.Duration, 1000)
 			for i := range seen {
-				seen[i] = pause(0, tt.asked)
+				seen[i] = pause(0, tt.asked, chance)
 			}
 			least, most := slices.Min(seen), slices.Max(seen)
 			require.GreaterOrEqual(t, least, tt.asked)
@@ -90,32 +92,58 @@ func TestNobodyWakesBeforeTheMomentAskedForNorAllTogetherAfterIt(t *testing.T) {
 }
 
 func TestTheMomentsOfWakingAreSpreadEvenlyOverTheStretch(t *testing.T) {
+	chance := newJitter()
 	seen := make([]time.Duration, jitterDraws)
 	for i := range seen {
-		seen[i] = pause(0, time.Minute)
+		seen[i] = pause(0, time.Minute, chance)
 	}
 	require.Less(t, uniformDistance(seen, time.Minute, 66*time.Second), jitterTolerance)
 }
 
 func TestTheLongerOfTheScheduleAndTheServerIsWaited(t *testing.T) {
-	require.Equal(t, 3*time.Second, pause(3*time.Second, 0), "nothing asked: the schedule alone")
-	require.Equal(t, time.Duration(0), pause(0, 0))
-	require.Equal(t, 3*time.Second, pause(3*time.Second, time.Second), "the schedule is longer")
-	require.GreaterOrEqual(t, pause(3*time.Second, time.Minute), time.Minute, "the server asked for more")
-	require.Equal(t, maxDuration, pause(0, maxDuration), "the longest wait saturates")
-	require.Equal(t, maxDuration, pause(maxDuration, time.Second))
+	chance := newJitter()
+	require.Equal(t, 3*time.Second, pause(3*time.Second, 0, chance), "nothing asked: the schedule alone")
+	require.Equal(t, time.Duration(0), pause(0, 0, chance))
+	require.Equal(t, 3*time.Second, pause(3*time.Second, time.Second, chance), "the schedule is longer")
+	require.GreaterOrEqual(t, pause(3*time.Second, time.Minute, chance), time.Minute, "the server asked for more")
+	require.Equal(t, maxDuration, pause(0, maxDuration, chance), "the longest wait saturates")
+	require.Equal(t, maxDuration, pause(maxDuration, time.Second, chance))
 }
 
 func TestAScheduleThatHasEndedStaysEndedWhateverTheServerAsks(t *testing.T) {
-	require.Negative(t, pause(backoff.Stop, 0))
-	require.Negative(t, pause(backoff.Stop, time.Minute))
-	require.Negative(t, pause(backoff.Stop, maxDuration))
+	chance := newJitter()
+	require.Negative(t, pause(backoff.Stop, 0, chance))
+	require.Negative(t, pause(backoff.Stop, time.Minute, chance))
+	require.Negative(t, pause(backoff.Stop, maxDuration, chance))
 }
 
 // What a failed attempt costs before its pause is known.
 func BenchmarkSchedule(b *testing.B) {
+	chance := newJitter()
 	b.ReportAllocs()
 	for b.Loop() {
-		pause(newSchedule().NextBackOff(), time.Second)
+		pause(newSchedule().NextBackOff(), time.Second, chance)
 	}
+}
+
+func TestThereIsNoBoundThatJitterCannotDrawBelow(t *testing.T) {
+	chance := newJitter()
+	for _, most := range []time.Duration{math.MinInt64, -1, 0, 1, maxDuration - 1, maxDuration} {
+		drawn := chance.upTo(most)
+		require.GreaterOrEqual(t, drawn, time.Duration(0))
+		require.LessOrEqual(t, drawn, max(most, 0))
+	}
+}
+
+func TestJitterIsRepeatedWhereCryptoRandIs(t *testing.T) {
+	draws := func(seed uint64) (seen []time.Duration) {
+		cryptotest.SetGlobalRandom(t, seed)
+		chance := newJitter()
+		for range 100 {
+			seen = append(seen, chance.upTo(time.Second))
+		}
+		return seen
+	}
+	require.Equal(t, draws(1), draws(1))
+	require.NotEqual(t, draws(1), draws(2))
 }

@@ -1,16 +1,16 @@
 package resilient_test
 
-// What the client does to a server in trouble. All of it is virtual time over a
-// server that is a queue.
+// What the client does to a server in trouble. All of it is virtual time; the
+// server and its situations are those of internal/storm.
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,83 +21,9 @@ import (
 	"time"
 
 	"github.com/go-resilient/resilient"
+	"github.com/go-resilient/resilient/internal/storm"
 	"github.com/stretchr/testify/require"
 )
-
-// station is a server of ten workers, each of whom needs 20 ms for a request,
-// with a queue of a hundred: 500 requests a second. Beyond the queue it answers
-// 503. Work whose caller has gone is done all the same.
-type station struct {
-	outage func(now time.Duration) bool
-
-	start time.Time
-	mu    sync.Mutex
-	free  workers
-	seen  []time.Duration // arrivals
-}
-
-const (
-	stationWorkers = 10
-	stationService = 20 * time.Millisecond
-	stationQueue   = 100
-)
-
-type workers []time.Duration
-
-func (w workers) Len() int           { return len(w) }
-func (w workers) Less(i, j int) bool { return w[i] < w[j] }
-func (w workers) Swap(i, j int)      { w[i], w[j] = w[j], w[i] }
-func (w *workers) Push(x any)        { *w = append(*w, x.(time.Duration)) }
-func (w *workers) Pop() any          { panic("workers stay") }
-
-func newStation(outage func(time.Duration) bool) *station {
-	return &station{outage: outage, start: time.Now(), free: make(workers, stationWorkers)}
-}
-
-func (s *station) RoundTrip(req *http.Request) (*http.Response, error) {
-	status, wait, err := s.serve()
-	if err != nil {
-		return nil, err
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return &http.Response{StatusCode: status, Header: make(http.Header), Body: http.NoBody, Request: req}, nil
-	case <-req.Context().Done():
-		return nil, req.Context().Err()
-	}
-}
-
-// serve books the work and tells when it will be done.
-func (s *station) serve() (status int, wait time.Duration, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Since(s.start)
-	s.seen = append(s.seen, now)
-	if s.outage(now) {
-		return 0, 0, fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED)
-	}
-	begin := max(now, s.free[0])
-	if begin-now > stationQueue/stationWorkers*stationService {
-		return http.StatusServiceUnavailable, time.Millisecond, nil
-	}
-	done := begin + stationService
-	s.free[0] = done
-	heap.Fix(&s.free, 0)
-	return http.StatusOK, done - now, nil
-}
-
-func (s *station) arrivals(from, to time.Duration) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, at := range s.seen {
-		if from <= at && at < to {
-			n++
-		}
-	}
-	return n
-}
 
 // call is what became of one operation.
 type call struct {
@@ -159,132 +85,88 @@ func load(t testing.TB, seed uint64, rate float64, lasts time.Duration, clients 
 	return all
 }
 
-const (
-	stormRate  = 400.0
-	stormFrom  = 5 * time.Second
-	stormUntil = stormFrom + 4500*time.Millisecond
-	stormAfter = stormUntil + 13*time.Second
-)
-
-// storm is what one run of it came to.
-type storm struct {
-	wire     float64 // arrivals during the outage for each operation offered
-	recovery float64 // seconds until 95 % are answered well again
-	failed   float64 // per cent of the operations begun after the outage
-	p99      float64 // seconds, of those after the outage
-}
-
-func weather(t testing.TB, seed uint64, clients int, cfg resilient.Config) (s storm) {
-	server := newStation(func(now time.Duration) bool { return stormFrom <= now && now < stormUntil })
-	cfg.Base = server
-	var all []*http.Client
-	for range clients {
-		client, err := resilient.NewClient(cfg)
-		require.NoError(t, err)
-		all = append(all, client)
-	}
-	calls := load(t, seed, stormRate, stormAfter, all...)
-	var offered, failed int
-	var took []float64
-	for _, c := range calls {
-		switch {
-		case stormFrom <= c.begun && c.begun < stormUntil:
-			offered++
-		case c.begun >= stormUntil:
-			took = append(took, c.took.Seconds())
-			if !c.ok {
-				failed++
-			}
-		}
-	}
-	slices.Sort(took)
-	s.wire = float64(server.arrivals(stormFrom, stormUntil)) / float64(offered)
-	s.failed = 100 * float64(failed) / float64(len(took))
-	s.p99 = took[len(took)*99/100]
-	s.recovery = recovery(calls).Seconds()
-	return s
-}
-
-// recovery is when, after the outage, the last tenth of a second ended in which
-// more than 5 % of the operations begun came to nothing.
-func recovery(calls []call) (last time.Duration) {
-	const slice = 100 * time.Millisecond
-	good, all := make(map[time.Duration]int), make(map[time.Duration]int)
-	for _, c := range calls {
-		if c.begun >= stormUntil {
-			n := (c.begun - stormUntil) / slice
-			all[n]++
-			if c.ok {
-				good[n]++
-			}
-		}
-	}
-	for n, count := range all {
-		if 20*good[n] < 19*count {
-			last = max(last, (n+1)*slice)
-		}
-	}
-	return last
-}
-
+// docs/storms.md shows these figures. RESILIENT_NIGHTLY makes ten times as many
+// runs.
 func TestAStormIsNotJoinedAndItsEndIsNotMissed(t *testing.T) {
-	bare := resilient.Config{MaxAttempts: 1, NoBreaker: true}
-	rash := resilient.Config{NoBudget: true, NoBreaker: true}
-	for _, tt := range []struct {
-		name    string
-		clients int
-		runs    uint64
-		cfg     resilient.Config
-		typical storm   // the median run is not worse
-		atLeast float64 // on the wire: without us it must be a storm
-	}{
-		{"net/http alone", 1, 1, bare, storm{1.05, 0.1, 0.1, 0.3}, 0.95},
-		{"retries without budget and breaker", 1, 1, rash, storm{5, 0.2, 0.1, 0.4}, 3.5},
-		{"the default, one client", 1, 24, resilient.Config{}, storm{0.05, 0.2, 0.1, 0.3}, 0.01},
-		{"the default, twenty clients", 20, 4, resilient.Config{}, storm{0.26, 0.2, 0.2, 0.3}, 0.01},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			var all []storm
-			for seed := range tt.runs {
-				synctest.Test(t, func(t *testing.T) {
-					all = append(all, weather(t, seed, tt.clients, tt.cfg))
-				})
+	page, err := os.ReadFile("docs/storms.md")
+	require.NoError(t, err)
+	for _, row := range storm.Rows() {
+		if raced() && row.Situation.During > time.Minute {
+			continue // the same code as in the shorter ones, for half a minute each
+		}
+		t.Run(row.Name, func(t *testing.T) {
+			seeds := stormSeeds(row.Seeds)
+			all := weather(t, row.Situation, storm.AsItShips, seeds)
+			m := storm.Median(all)
+			t.Logf("%+v", m)
+			if seeds >= row.Seeds { // one run is no median
+				require.Empty(t, row.Exceeded(m))
 			}
-			s := median(all)
-			t.Logf("wire %.3fx, recovery %.2f s, failed after %.3f %%, p99 after %.3f s", s.wire, s.recovery, s.failed, s.p99)
-			require.LessOrEqual(t, s.wire, tt.typical.wire)
-			require.GreaterOrEqual(t, s.wire, tt.atLeast)
-			require.LessOrEqual(t, s.recovery, tt.typical.recovery)
-			require.LessOrEqual(t, s.failed, tt.typical.failed)
-			require.LessOrEqual(t, s.p99, tt.typical.p99)
+			if seeds == row.Seeds {
+				require.Contains(t, string(page), row.Line(m), "go run ./internal/storm/cmd/storms -clients 0")
+			}
 			for _, run := range all {
-				// When chance puts the last failing probe just before the end,
-				// the next one comes 440 ms later and nobody waits longer than
-				// 300: a seventh of a second of refusals.
-				require.LessOrEqual(t, run.recovery, 0.4)
-				require.LessOrEqual(t, run.failed, 1.5)
+				require.LessOrEqual(t, run.Failed, row.Worst, "a single run")
 			}
 		})
 	}
 }
 
-// median takes each figure's own.
-func median(all []storm) storm {
-	of := func(figure func(storm) float64) float64 {
-		var v []float64
-		for _, s := range all {
-			v = append(v, figure(s))
-		}
-		slices.Sort(v)
-		return v[len(v)/2]
+// Without us it must be a storm, or the rest proves nothing.
+func TestWithoutTheClientThereIsAStorm(t *testing.T) {
+	outage := storm.Rows()[0].Situation
+	none, backoff := storm.Policies()[0], storm.Policies()[2]
+	alone, rash := weather(t, outage, none, 1)[0], weather(t, outage, backoff, 1)[0]
+	require.InDelta(t, 1, alone.Wire, 0.01)
+	require.Greater(t, rash.Wire, 3.5)
+
+	slow := smallFleet()
+	rash, ours := weather(t, slow, backoff, 1)[0], weather(t, slow, storm.AsItShips, 1)[0]
+	require.Equal(t, slow.After, rash.Recovery, "never")
+	require.Less(t, ours.Recovery, slow.After)
+	require.InDelta(t, 1, ours.Late, 0.05)
+}
+
+func TestAStormCanBeRepeated(t *testing.T) {
+	for _, s := range []storm.Situation{storm.Rows()[1].Situation, storm.Rows()[3].Situation, smallFleet()} {
+		t.Run(s.Name, func(t *testing.T) {
+			before := runtime.GOMAXPROCS(1)
+			first := weather(t, s, storm.AsItShips, 1)
+			runtime.GOMAXPROCS(max(before, 4))
+			defer runtime.GOMAXPROCS(before)
+			require.Equal(t, first, weather(t, s, storm.AsItShips, 1))
+		})
 	}
-	return storm{
-		wire:     of(func(s storm) float64 { return s.wire }),
-		recovery: of(func(s storm) float64 { return s.recovery }),
-		failed:   of(func(s storm) float64 { return s.failed }),
-		p99:      of(func(s storm) float64 { return s.p99 }),
+}
+
+// smallFleet is the ten thousand rare callers and their brown-out, a tenth of both.
+func smallFleet() storm.Situation {
+	slow, _ := storm.Fleets(1000)
+	slow.Rate /= 10
+	slow.Server.Workers /= 10
+	return slow
+}
+
+// weather runs a situation once for each seed.
+func weather(t *testing.T, s storm.Situation, p storm.Policy, seeds uint64) (all []storm.Figures) {
+	for seed := range seeds {
+		synctest.Test(t, func(t *testing.T) {
+			run, err := s.Run(p, seed)
+			require.NoError(t, err)
+			all = append(all, run.Figures())
+		})
 	}
+	return all
+}
+
+func stormSeeds(n uint64) uint64 {
+	switch {
+	case nightly():
+		return 10 * n
+	case raced():
+		return min(n, 1)
+	}
+	return n
 }
 
 // inStorm runs f in a bubble.
@@ -393,14 +275,25 @@ func requireWithinBudget(t *testing.T, retries, operations int, lasted time.Dura
 	require.Greater(t, float64(retries), 0.9*most-2)
 }
 
-func TestWithoutABreakerTheBudgetAloneBoundsTheRetriesOfAnOutage(t *testing.T) {
+func TestWithoutABreakerTheBudgetAloneBoundsTheRetries(t *testing.T) {
+	minute := func(t *testing.T, rate float64, base *answering) (retries int, calls []call, lasted time.Duration) {
+		client := newStormClient(t, resilient.Config{Base: base, NoBreaker: true})
+		start := time.Now()
+		calls = load(t, 2, rate, time.Minute, client)
+		return base.arrivals() - len(calls), calls, time.Since(start)
+	}
 	for _, rate := range []float64{0.5, 20, 400} {
-		inStorm(t, fmt.Sprint(rate, " operations a second"), func(t *testing.T) {
-			base, lasts := answersAlways(0), time.Minute
-			client := newStormClient(t, resilient.Config{Base: base, NoBreaker: true})
-			start := time.Now()
-			calls := load(t, 2, rate, lasts, client)
-			requireWithinBudget(t, base.arrivals()-len(calls), len(calls), time.Since(start))
+		inStorm(t, fmt.Sprint("of an outage to its first second, at ", rate, " operations a second"), func(t *testing.T) {
+			retries, calls, _ := minute(t, rate, answersAlways(0))
+			require.LessOrEqual(t, float64(retries), 10+0.1*rate*2)
+			require.GreaterOrEqual(t, retries, 3)
+			require.Greater(t, stops(calls, resilient.ErrBudget), len(calls)*9/10)
+		})
+	}
+	for _, rate := range []float64{20, 400} {
+		inStorm(t, fmt.Sprint("of a host that fails more often than not, at ", rate, " operations a second"), func(t *testing.T) {
+			retries, calls, lasted := minute(t, rate, &answering{next: func(n int) int { return [...]int{0, 503, 200}[n%3] }})
+			requireWithinBudget(t, retries, len(calls), lasted)
 		})
 	}
 }

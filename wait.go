@@ -20,14 +20,7 @@ func (op *operation) pause(last *try) (time.Duration, bool) {
 	if next < 0 {
 		return 0, false
 	}
-	return pause(next, max(last.rest, op.host.cooling(op.t.now()))), true
-}
-
-// stale reports whether the attempt met the end of a connection that had served
-// before, which says nothing about the host. A time-out does, and so does an
-// HTTP/2 stream that was ended on a connection that lives.
-func (t *try) stale() bool {
-	return t.resp == nil && t.sight.reused && !isTimeout(t.err) && streamCode(t.err) == 0 && !isRefusedStream(t.err)
+	return pause(next, max(last.rest, op.host.cooling(op.t.now())), op.t.chance), true
 }
 
 // sleep waits, and wakes at once if the caller gives up.
@@ -85,16 +78,25 @@ func (op *operation) refused(no refusal) error {
 }
 
 // cool waits until the host's cool-down is over, which others may have set or
-// lengthened meanwhile; never longer than a server may ask for.
+// lengthened meanwhile; in all never longer than a server may ask for. Whoever
+// finds it lengthened is one of many, and the more the longer it lasts: they spread
+// out accordingly, since all at once they would knock over what has just come back,
+// but not beyond the time that there is.
 func (op *operation) cool() error {
 	for waited := time.Duration(0); ; {
 		left := op.host.cooling(op.t.now())
 		if left <= 0 {
 			return nil
 		}
-		wait := pause(0, left)
-		op.notBefore = time.Now().Add(wait)
-		if waited += left; waited > op.t.cfg.MaxRetryAfter || !op.deadline.IsZero() && !op.notBefore.Before(op.deadline) {
+		room := op.t.cfg.MaxRetryAfter - waited - left
+		wait, now := pause(0, left, op.t.chance), time.Now()
+		spread := min(waited, room)
+		if !op.deadline.IsZero() {
+			spread = min(spread, op.deadline.Sub(now)-wait-1)
+		}
+		wait += op.t.chance.upTo(spread)
+		op.notBefore = now.Add(wait)
+		if room < 0 || !op.deadline.IsZero() && !op.notBefore.Before(op.deadline) {
 			return ErrNoTime
 		}
 		if op.key.expired(op.notBefore, op.t.cfg.Keys.TTL) {
@@ -103,11 +105,15 @@ func (op *operation) cool() error {
 		if stop := op.sleep(wait); stop != nil {
 			return stop
 		}
+		waited += wait
 	}
 }
 
-func (op *operation) refund() {
-	if !op.t.cfg.NoBudget {
+// pays reports whether another attempt after last is the budget's to grant.
+func (op *operation) pays(last *try) bool { return !op.t.cfg.NoBudget && !last.unpaid }
+
+func (op *operation) refund(last *try) {
+	if op.pays(last) {
 		op.host.budget.refund(op.t.now())
 	}
 }
