@@ -229,15 +229,13 @@ func TestAServerThatLetsItsConnectionsGoInOrderLosesNobody(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const requests = 25
 			_, base := overHTTP2(t, func(p *peer) {
-				whole := 0 // requests read to their end: their frames come mixed
 				for ok := p.begin(); ok; {
-					stream, _ := p.stream()
-					switch whole++; {
+					switch stream, n := p.stream(); {
 					case stream == 0:
 						return
-					case p.n > 0 || whole == 1: // connections count from 0
+					case n == 1 || n > requests+1:
 						p.ok(stream)
-					case whole == requests+1:
+					case n == requests+1:
 						p.goAway(1, codeNo)
 					}
 				}

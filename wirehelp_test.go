@@ -56,6 +56,8 @@ type peer struct {
 	raw net.Conn // under TLS
 	n   int      // from 0
 	r   *bufio.Reader
+
+	numbers map[uint32]int // of requests, by stream: their frames come mixed
 }
 
 // inMemory serves connections that are made by its dial function.
@@ -90,7 +92,7 @@ func (f *farEnd) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 func (f *farEnd) serve(raw net.Conn) {
-	p := &peer{Conn: raw, raw: raw, end: f}
+	p := &peer{Conn: raw, raw: raw, end: f, numbers: make(map[uint32]int)}
 	if f.tls != nil {
 		p.Conn = tls.Server(raw, f.tls)
 	}
@@ -244,8 +246,8 @@ func (p *peer) begin(settings ...uint32) bool {
 }
 
 // stream reads frames up to the end of a request and returns its stream; 0 if
-// the client has gone away. The second value counts the requests arrived, on
-// any connection.
+// the client has gone away. The second value is the request's number among those
+// arrived, on any connection.
 func (p *peer) stream() (id uint32, n int) {
 	return p.frames(func(kind, flags byte) bool {
 		return (kind == frameHeaders || kind == frameData) && flags&flagEndStream != 0
@@ -271,11 +273,12 @@ func (p *peer) frames(enough func(kind, flags byte) bool) (id uint32, n int) {
 		if kind == frameSettings && flags&flagAck == 0 {
 			p.frame(frameSettings, flagAck, 0)
 		}
+		id = binary.BigEndian.Uint32(head[5:])
 		if kind == frameHeaders {
-			n = p.end.note(arrival{conn: p.n})
+			p.numbers[id] = p.end.note(arrival{conn: p.n})
 		}
 		if enough(kind, flags) {
-			return binary.BigEndian.Uint32(head[5:]), n
+			return id, p.numbers[id]
 		}
 	}
 }

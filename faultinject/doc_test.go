@@ -10,26 +10,31 @@ import (
 	"testing"
 )
 
-func TestTheExampleInThePackageCommentIsTheOneThatRuns(t *testing.T) {
-	comment, err := os.ReadFile("doc.go")
-	if err != nil {
-		t.Fatal(err)
+func TestTheExamplesInCommentsAreTheOnesThatRun(t *testing.T) {
+	unqualified := func(file string) string {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(string(text), "faultinject.", "")
 	}
-	example, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := 0
-	for line := range strings.Lines(string(comment)) {
-		if code, ok := strings.CutPrefix(line, "//\t"); ok {
-			lines++
-			if !strings.Contains(string(example), "\n\t"+code) {
-				t.Errorf("not in the example: %s", code)
+	for _, tt := range []struct{ comment, code, indent string }{
+		{"doc.go", "example_test.go", "\t"},
+		{"explore.go", "explore_test.go", ""},
+	} {
+		code, lines := unqualified(tt.code), 0
+		for line := range strings.Lines(unqualified(tt.comment)) {
+			if example, ok := strings.CutPrefix(line, "//\t"); ok {
+				lines++
+				if !strings.Contains(code, "\n"+tt.indent+example) {
+					t.Errorf("%s: not in %s: %s", tt.comment, tt.code, example)
+				}
 			}
 		}
-	}
-	if lines == 0 {
-		t.Error("no example")
+		if lines == 0 {
+			t.Error("no example in", tt.comment)
+		}
 	}
 }
 

@@ -31,29 +31,6 @@ func TestAPaymentIsMadeOnce(t *testing.T) {
 	})
 }
 
-func TestTheExampleInTheCommentOfExploreIsTheOneThatRuns(t *testing.T) {
-	comment, err := os.ReadFile("explore.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	test, err := os.ReadFile("explore_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := 0
-	for line := range strings.Lines(string(comment)) {
-		if code, ok := strings.CutPrefix(line, "//\t"); ok {
-			lines++
-			if code = strings.ReplaceAll(code, "faultinject.", ""); !strings.Contains(string(test), code) {
-				t.Errorf("not in the test: %s", code)
-			}
-		}
-	}
-	if lines == 0 {
-		t.Error("no example")
-	}
-}
-
 func TestEveryKindOfFaultIsSurvivedByACorrectClient(t *testing.T) {
 	faults := slices.DeleteFunc(Catalogue(), func(f Fault) bool { return f == CorruptBody(0) })
 	for _, level := range []Level{OnTransport, OnNetwork} {
