@@ -243,6 +243,59 @@ func ExampleDeriveKey() {
 	// 68ad7019-1e37-84cb-809f-5d39cbe7f479
 }
 
+// A handler that is called again under its key calls the services behind it
+// under the same keys as before, so that nothing is done twice.
+func ExampleWithParentKey() {
+	client, err := resilient.NewClient(resilient.Config{Base: network(), HonorsKeys: resilient.Hosts("api.example.com")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	order := func(ctx context.Context, key string) {
+		ctx = resilient.WithParentKey(ctx, resilient.Key{Value: key})
+		for _, amount := range []string{"4200", "350"} { // the goods, the postage
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://api.example.com/charges", strings.NewReader(amount))
+			if err != nil {
+				log.Fatal(err)
+			}
+			show(client.Do(req))
+		}
+	}
+	order(context.Background(), "order-7")
+	order(context.Background(), "order-7")
+	// Output:
+	// 200 charged
+	// 200 charged
+	// 200 charged before
+	// 200 charged before
+}
+
+// Calls whose order may change are named.
+func ExampleWithStep() {
+	client, err := resilient.NewClient(resilient.Config{Base: network(), HonorsKeys: resilient.Hosts("api.example.com")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	order := func(ctx context.Context, key string, steps ...string) {
+		ctx = resilient.WithParentKey(ctx, resilient.Key{Value: key})
+		for _, step := range steps {
+			ctx := resilient.WithStep(ctx, step)
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://api.example.com/charges", strings.NewReader(step))
+			if err != nil {
+				log.Fatal(err)
+			}
+			show(client.Do(req))
+		}
+	}
+	order(context.Background(), "order-7", "goods", "postage")
+	order(context.Background(), "order-7", "postage", "gift wrapping", "goods")
+	// Output:
+	// 200 charged
+	// 200 charged
+	// 200 charged before
+	// 200 charged
+	// 200 charged before
+}
+
 // An error says whether the server can have acted, and why there was no further
 // attempt.
 func ExampleError() {

@@ -22,7 +22,7 @@ type operation struct {
 	base http.RoundTripper
 
 	key    opKey
-	wish   *keyWish        // where the key comes from, if by WithKey
+	wish   *keyWish        // where the key comes from, if by WithKey or WithStep
 	said   *repeatableWish // by the caller, for this hop and the next
 	upload upload
 	scope  scope // what the context of an attempt says
@@ -214,7 +214,12 @@ func (op *operation) takeKey(prior *operation, said *scope) (err error) {
 		op.wish = said.key
 		op.key, err = said.key.take(op.req)
 		return err
-	case mintsFor(op.req.Method) && !cfg.NoKeys:
+	case !mintsFor(op.req.Method) || cfg.NoKeys:
+	case said.parent != nil:
+		if op.key, op.wish, err = said.parent.take(op.req, said.step); err == nil {
+			op.key.value = cfg.Keys.format(op.key.value)
+		}
+	default:
 		op.key.source = mintedKey
 		op.key.value, err = cfg.Keys.mint()
 	}

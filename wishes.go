@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -31,6 +33,45 @@ type Key struct {
 func WithKey(ctx context.Context, key Key) context.Context {
 	s := wishesOf(ctx)
 	s.key = &keyWish{key: key}
+	return context.WithValue(ctx, scopeKey{}, &s)
+}
+
+// WithParentKey makes the operations under ctx steps of one whose key is parent,
+// such as the Idempotency-Key that a handler was called with, so that its own
+// calls bear the same keys when it runs again. A POST or PATCH that would be
+// given a random key gets [DeriveKey] of parent.Value and its step instead:
+// method, scheme, host and path, without the query, and how many such calls came
+// before it under ctx. Calls to one URL whose order may change, or that are made
+// at the same time, need [WithStep]; so does one that the handler itself repeats.
+//
+// A zero parent.FirstSent means that the work under parent runs for the first
+// time. Otherwise the derived keys count as sent then: KeyConfig.TTL goes on
+// from there, and a 409 is waited for. In all else they are as the keys we make:
+// licence to repeat only where Config.HonorsKeys says so.
+//
+// It is called once for each run, since each call begins to count anew, except
+// below one with the same key, which stands. An empty parent.Value is an error
+// before the request is sent; it may be as long as you like.
+func WithParentKey(ctx context.Context, parent Key) context.Context {
+	s := wishesOf(ctx)
+	if s.parent == nil || s.parent.key.Value != parent.Value {
+		s.parent = &parentWish{key: parent}
+	}
+	s.step = nil
+	return context.WithValue(ctx, scopeKey{}, &s)
+}
+
+// WithStep names the step that the next POST or PATCH under ctx is: its key is
+// [DeriveKey] of the parent's and this name, wherever it stands among the calls.
+// Without [WithParentKey] above it does nothing.
+//
+// The name is for one operation of the parent's, as the key of [WithKey] is: the
+// first request takes it, and any exact repetition under this or another
+// WithStep of the same name goes on with it. A different request under the name
+// is an error before anything is sent, and so is an empty name.
+func WithStep(ctx context.Context, name string) context.Context {
+	s := wishesOf(ctx)
+	s.step = &name
 	return context.WithValue(ctx, scopeKey{}, &s)
 }
 
@@ -73,6 +114,8 @@ func WithBufferedResponse(ctx context.Context, maxBytes int64) context.Context {
 // and, inside a Base, whose attempt this is.
 type scope struct {
 	key            *keyWish
+	parent         *parentWish
+	step           *string // of parent's; nil: by its place
 	repeatable     *repeatableWish
 	maxAttempts    int
 	attemptTimeout time.Duration
@@ -156,6 +199,64 @@ func (w *keyWish) firstSent() time.Time {
 // know the key.
 func (w *keyWish) arrived(since time.Time) {
 	w.sent.CompareAndSwap(nil, &since)
+}
+
+// parentWish is the operation that those under a context are steps of.
+type parentWish struct {
+	key Key
+
+	mu    sync.Mutex
+	calls map[string]int      // by method and URL
+	steps map[string]*keyWish // by name
+}
+
+// take returns the key of the step that req is, and, where it has a name, what
+// remembers it for a repetition.
+func (p *parentWish) take(req *http.Request, name *string) (key opKey, step *keyWish, err error) {
+	key.source = mintedKey
+	switch {
+	case p.key.Value == "":
+		return key, nil, errors.New("resilient: WithParentKey: empty key")
+	case name == nil:
+		key.value = DeriveKey(p.key.Value, p.place(req))
+		key.resume(p.key.FirstSent)
+		return key, nil, nil
+	case *name == "":
+		return key, nil, errors.New("resilient: WithStep: empty name")
+	}
+	step = p.step(*name)
+	if !step.owner.take(req) {
+		return key, nil, fmt.Errorf("resilient: WithStep: %q is another request under this parent key", *name)
+	}
+	key.value = step.key.Value
+	key.resume(step.firstSent())
+	return key, step, nil
+}
+
+// place is the step of a call without a name: a change of it would give a
+// handler that runs again after an upgrade other keys.
+func (p *parentWish) place(req *http.Request) string {
+	server := hostKeyOf(req.URL)
+	call := req.Method + " " + server.scheme + "://" + server.host + req.URL.EscapedPath()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.calls == nil {
+		p.calls = make(map[string]int)
+	}
+	p.calls[call]++
+	return call + " " + strconv.Itoa(p.calls[call])
+}
+
+func (p *parentWish) step(name string) *keyWish {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.steps == nil {
+		p.steps = make(map[string]*keyWish)
+	}
+	if p.steps[name] == nil {
+		p.steps[name] = &keyWish{key: Key{Value: DeriveKey(p.key.Value, name), FirstSent: p.key.FirstSent}}
+	}
+	return p.steps[name]
 }
 
 type repeatableWish struct {
