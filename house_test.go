@@ -55,10 +55,12 @@ func TestWhoImportsTheRootGetsThreeModulesAndNoMore(t *testing.T) {
 		"a heavier library belongs in a nested module; docs/design.md says why for each of these")
 }
 
-func TestWhoImportsFaultinjectGetsTheStandardLibraryOnly(t *testing.T) {
-	pkg, err := build.ImportDir("faultinject", 0)
-	require.NoError(t, err)
-	require.Empty(t, houseForeign(slices.Concat(pkg.Imports, pkg.TestImports, pkg.XTestImports)))
+func TestWhoTestsWithOurPackagesGetsTheStandardLibraryOnly(t *testing.T) {
+	for _, dir := range []string{"faultinject", "idempotency/idempotencytest"} {
+		pkg, err := build.ImportDir(dir, 0)
+		require.NoError(t, err)
+		require.Empty(t, houseForeign(slices.Concat(pkg.Imports, pkg.TestImports, pkg.XTestImports)))
+	}
 }
 
 func TestTheExamplesOfFaultinjectUseNothingElseOfOurs(t *testing.T) {
@@ -78,18 +80,20 @@ func houseForeign(imports []string) []string {
 	})
 }
 
-func TestNoTwoFilesOfTheRootUseEachOther(t *testing.T) {
-	uses := houseUses(t)
-	for _, file := range slices.Sorted(maps.Keys(uses)) {
-		require.Empty(t, houseCircle(uses, []string{file}), "arrows between files go down only (docs/design.md)")
+func TestNoTwoFilesOfAPackageUseEachOther(t *testing.T) {
+	for _, dir := range []string{".", "idempotency"} {
+		uses := houseUses(t, dir)
+		for _, file := range slices.Sorted(maps.Keys(uses)) {
+			require.Empty(t, houseCircle(uses, []string{file}), "arrows between files go down only (docs/design.md)")
+		}
 	}
 }
 
-// houseUses tells for each file of the root which names of which other files it uses.
-func houseUses(t *testing.T) map[string]map[string]string {
-	fset, parsed := houseParse(t, ".")
+// houseUses tells for each file of a package which names of which other files it uses.
+func houseUses(t *testing.T, dir string) map[string]map[string]string {
+	fset, parsed := houseParse(t, dir)
 	exports := make(map[string]string)
-	for line := range strings.Lines(string(houseGo(t, "list", "-deps", "-export", "-f", "{{.ImportPath}}={{.Export}}", "."))) {
+	for line := range strings.Lines(string(houseGo(t, "list", "-deps", "-export", "-f", "{{.ImportPath}}={{.Export}}", "./"+dir))) {
 		path, file, _ := strings.Cut(strings.TrimSpace(line), "=")
 		exports[path] = file
 	}
@@ -142,7 +146,7 @@ func houseTell(uses map[string]map[string]string, circle []string) string {
 
 func TestEveryExportedNameIsDocumented(t *testing.T) {
 	var bare []string
-	for _, dir := range []string{".", "faultinject"} {
+	for _, dir := range []string{".", "faultinject", "idempotency", "idempotency/idempotencytest", "resilientpg", "resilientredis"} {
 		fset, files := houseParse(t, dir)
 		for _, file := range files {
 			for _, id := range houseUndocumented(fset, file) {
@@ -214,12 +218,14 @@ func houseMembers(spec *ast.TypeSpec) []*ast.Field {
 }
 
 func TestEveryFunctionFitsOnAScreen(t *testing.T) {
-	fset, files := houseParse(t, ".")
-	for _, file := range files {
-		for _, decl := range file.Decls {
-			if fn, ok := decl.(*ast.FuncDecl); ok {
-				start, end := fset.Position(fn.Pos()), fset.Position(fn.End())
-				require.LessOrEqual(t, end.Line-start.Line+1, 50, "%s: %s", start, fn.Name.Name)
+	for dir := range strings.Lines(string(houseGo(t, "list", "-f", "{{if .GoFiles}}{{.Dir}}{{end}}", "work"))) {
+		fset, files := houseParse(t, strings.TrimSpace(dir))
+		for _, file := range files {
+			for _, decl := range file.Decls {
+				if fn, ok := decl.(*ast.FuncDecl); ok {
+					start, end := fset.Position(fn.Pos()), fset.Position(fn.End())
+					require.LessOrEqual(t, end.Line-start.Line+1, 50, "%s: %s", start, fn.Name.Name)
+				}
 			}
 		}
 	}

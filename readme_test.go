@@ -225,15 +225,22 @@ func readmeDuration(d time.Duration) string {
 }
 
 func TestGoInTheDocumentsIsPartOfAnExample(t *testing.T) {
-	text, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	examples := regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(string(text), "")
+	var examples strings.Builder
+	for _, pattern := range []string{"example_test.go", "*/example_test.go", "examples/*/*.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			examples.WriteString(regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(string(text), ""))
+		}
+	}
 	for _, page := range readmePages(t) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		for _, block := range regexp.MustCompile("(?ms)^```go\n(.*?)^```").FindAllSubmatch(text, -1) {
 			code := regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(string(block[1]), "")
-			require.Contains(t, examples, code, page)
+			require.Contains(t, examples.String(), code, page)
 		}
 	}
 }
@@ -243,10 +250,29 @@ func TestNoLinkInTheDocumentsIsDead(t *testing.T) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		for _, link := range regexp.MustCompile(`\B\[[^\]]+\]\(([^):]+)\)`).FindAllSubmatch(text, -1) {
-			_, err := os.Stat(filepath.Join(filepath.Dir(page), string(link[1])))
+			path, anchor, _ := strings.Cut(string(link[1]), "#")
+			target := page
+			if path != "" {
+				target = filepath.Join(filepath.Dir(page), path)
+			}
+			_, err := os.Stat(target)
 			require.NoError(t, err, page)
+			if anchor != "" {
+				require.Contains(t, readmeAnchors(t, target), anchor, page)
+			}
 		}
 	}
+}
+
+// readmeAnchors is where a link can lead to within a page, as GitHub makes them of the headings.
+func readmeAnchors(t *testing.T, page string) (anchors []string) {
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		words := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		anchors = append(anchors, strings.ReplaceAll(words, " ", "-"))
+	}
+	return anchors
 }
 
 func TestTheStandardBaseIsAsTheDocumentsSay(t *testing.T) {
@@ -258,7 +284,7 @@ func TestTheStandardBaseIsAsTheDocumentsSay(t *testing.T) {
 func readmePages(t *testing.T) []string {
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
-	return append(pages, "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+	return append(pages, "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/payments-server/README.md")
 }
 
 // readmeTable is the table of the README whose head begins with that word.

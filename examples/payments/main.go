@@ -1,7 +1,8 @@
 // Payments charges a thousand orders over a network that fails four attempts in
 // ten, three times over: with plain net/http, with net/http in the retry loop
-// that everybody has written, and with resilient. Then the ledger is opened, and
-// what each client was told is held against what happened.
+// that everybody has written, and with resilient. The shop that they charge at
+// honours keys by package idempotency. Then the ledger is opened, and what each
+// client was told is held against what happened.
 //
 //	go run ./examples/payments
 //

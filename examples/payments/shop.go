@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -13,24 +12,30 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/go-resilient/resilient/idempotency"
 )
 
-// shop is a payment server on loopback, with a ledger that honours
-// Idempotency-Key, behind a network that loses things.
+// shop is a payment server on loopback that honours Idempotency-Key, behind a
+// network that loses things.
 type shop struct {
 	url    string
 	server *http.Server
+	desk   http.Handler // charges, once for each key
 	faults faults
 
 	mu       sync.Mutex
-	charges  map[string]int    // the ledger: how often each order was charged
-	answers  map[string]string // by key: what a key that comes again is answered
+	charges  map[string]int // the ledger: how often each order was charged
 	arrivals map[string]int
 
 	requests, refused, struck atomic.Int64
 }
 
 func openShop(ctx context.Context, seed uint64, rate float64) (*shop, error) {
+	keys, err := idempotency.New(idempotency.Config{Scope: idempotency.OneScope})
+	if err != nil {
+		return nil, err
+	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -38,8 +43,9 @@ func openShop(ctx context.Context, seed uint64, rate float64) (*shop, error) {
 	s := &shop{
 		url:     "http://" + l.Addr().String(),
 		faults:  faults{seed: seed, rate: rate, dials: rand.New(rand.NewPCG(seed, 0))},
-		charges: make(map[string]int), answers: make(map[string]string), arrivals: make(map[string]int),
+		charges: make(map[string]int), arrivals: make(map[string]int),
 	}
+	s.desk = keys(http.HandlerFunc(s.charge))
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /orders/{order}/charge", s.faulty)
 	s.server = &http.Server{Handler: mux}
@@ -49,30 +55,21 @@ func openShop(ctx context.Context, seed uint64, rate float64) (*shop, error) {
 
 func (s *shop) close() { s.server.Close() }
 
-// charge enters an order into the ledger, once for each key; without a key,
-// each time it is asked to.
+// charge enters an order into the ledger, each time it is called. It knows
+// nothing of keys.
 func (s *shop) charge(w http.ResponseWriter, r *http.Request) {
-	order, key := r.PathValue("order"), r.Header.Get("Idempotency-Key")
+	order := r.PathValue("order")
 	rest(r.Context(), 2*time.Millisecond) // a bank takes its time
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	answer, known := s.answers[key]
-	if known && key != "" {
-		w.Header().Set("Idempotent-Replayed", "true")
-	} else {
-		s.charges[order]++
-		answer = fmt.Sprintf(`{"order":%q,"status":"paid","receipt":%d}`, order, len(s.answers)+1)
-		s.answers[key] = answer
-	}
-	w.Header().Set("Content-Length", fmt.Sprint(len(answer)))
+	s.charges[order]++
 	w.WriteHeader(http.StatusCreated)
-	io.WriteString(w, answer)
+	fmt.Fprintf(w, `{"order":%q,"status":"paid","receipt":"%s-%d"}`, order, order, s.charges[order])
 }
 
 // faulty lets a fault strike the request, or the shop do its work.
 func (s *shop) faulty(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
-	io.Copy(io.Discard, r.Body)
 	order := r.PathValue("order")
 	s.mu.Lock()
 	s.arrivals[order]++
@@ -83,15 +80,15 @@ func (s *shop) faulty(w http.ResponseWriter, r *http.Request) {
 	}
 	switch fault {
 	case passes:
-		s.charge(w, r)
+		s.desk.ServeHTTP(w, r)
 	case dropsRequest: // the shop never sees it
 		reset(w)
 	case losesAnswer: // charged, and nobody hears of it
-		s.charge(httptest.NewRecorder(), r)
+		s.desk.ServeHTTP(httptest.NewRecorder(), r)
 		reset(w)
 	case cutsAnswer: // charged, and half an answer
 		answer := httptest.NewRecorder()
-		s.charge(answer, r)
+		s.desk.ServeHTTP(answer, r)
 		w.Header().Set("Content-Length", fmt.Sprint(answer.Body.Len()))
 		w.WriteHeader(answer.Code)
 		w.Write(answer.Body.Bytes()[:answer.Body.Len()/2])
