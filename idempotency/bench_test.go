@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-resilient/resilient/idempotency"
 )
@@ -55,6 +56,9 @@ func (c *caller) call(fresh bool) {
 
 var benchAnswer = bytes.Repeat([]byte("y"), 200)
 
+// What the middleware adds to a handler, over the store in memory. Records live
+// for 20 ms, so that the store is as a store is that has run for long: what comes
+// in goes out.
 func BenchmarkMiddleware(b *testing.B) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -63,7 +67,7 @@ func BenchmarkMiddleware(b *testing.B) {
 		_, _ = w.Write(benchAnswer)
 	})
 	store, _ := idempotency.NewMemory(idempotency.MemoryConfig{MaxRecords: 1 << 30, MaxBytes: 1 << 40})
-	middleware, err := idempotency.New(idempotency.Config{Store: store, Scope: idempotency.OneScope})
+	middleware, err := idempotency.New(idempotency.Config{Store: store, Scope: idempotency.OneScope, Retention: 20 * time.Millisecond, Tombstone: -1, Lease: 30 * time.Millisecond})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -22,8 +22,9 @@ type recorder struct {
 	announced int64   // the Content-Length that the handler set, negative if none
 	header    []field // as of WriteHeader
 	few       [4]field
-	stored    []byte // the answer as a Store keeps it
-	head      int    // where its body begins
+	room      [96]byte // for the head, so that the first Write makes room for all
+	stored    []byte   // the answer as a Store keeps it
+	head      int      // where its body begins
 	streaming bool
 }
 
@@ -41,7 +42,7 @@ func (rec *recorder) WriteHeader(status int) {
 				rec.announce(values[0])
 			}
 		}
-		rec.stored = appendHead(make([]byte, 0, 512), status, rec.header, rec.keeps)
+		rec.stored = appendHead(rec.room[:0], status, rec.header, rec.keeps)
 		rec.head = len(rec.stored)
 	}
 }
