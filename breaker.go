@@ -88,6 +88,7 @@ type tally struct {
 	tell        func(error) // the library's; to be called any number of times
 	calm        uint64      // failures ever told, if none of them is still in the window
 	good        atomic.Uint32
+	told, bad   atomic.Uint32 // successes and failures that the library has been told of
 }
 
 // noCalm is no number of failures.
@@ -181,8 +182,10 @@ func (t *tally) done(r report) {
 			t.good.Add(1)
 			return
 		}
+		t.told.Add(1)
 		t.tell(nil)
 	case failure:
+		t.bad.Add(1)
 		t.b.failures.Add(1)
 		t.tell(errFailure)
 	}

@@ -197,7 +197,7 @@ func NewTransport(cfg Config) (*Transport, error) {
 		chance:   newJitter(),
 		standard: sync.OnceValue(newStandard),
 		plain: cfg.Timeout == 0 && cfg.AttemptTimeout == 0 && cfg.BodyIdleTimeout == 0 && cfg.BufferResponse == 0 &&
-			cfg.Prepare == nil && !cfg.CountReplays && !cfg.CoolFirst && cfg.Observer.idle(),
+			cfg.Prepare == nil && !cfg.CountReplays && !cfg.CoolFirst && cfg.Observer.calm(),
 	}
 	t.hosts = newHosts(cfg.MaxHosts, t.newGate, t.epoch)
 	return t, nil

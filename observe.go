@@ -33,6 +33,9 @@ type Attempt struct {
 	// being on the wire is known; Start and Duration are those of the attempt
 	// it belongs to.
 	Replay bool
+	// ReplayedAnswer marks an answer that the server says it has kept from an
+	// earlier request with the key (Idempotent-Replayed: true).
+	ReplayedAnswer bool
 }
 
 // An Operation is the record of one request of the caller: all its attempts,
@@ -82,11 +85,29 @@ type Observer struct {
 	Attempt func(context.Context, Attempt)
 	// End closes the operation. err is nil when an answer is returned.
 	End func(ctx context.Context, op Operation, err error)
+	// TroubleOnly leaves out whatever goes well at the first attempt, a 404 too,
+	// so that a client pays for trouble alone. It has no effect on an Observer
+	// with Start or AttemptStart, which come too early to know.
+	TroubleOnly bool
 }
 
 func (o Observer) idle() bool {
 	return o.Start == nil && o.AttemptStart == nil && o.Attempt == nil && o.End == nil
 }
+
+// calm reports whether an operation that goes well at its first attempt is none
+// of o's business.
+func (o Observer) calm() bool {
+	return o.idle() || o.TroubleOnly && o.Start == nil && o.AttemptStart == nil
+}
+
+// trouble reports whether an operation was not answered for good at the first
+// attempt of each hop.
+func trouble(attempts []Attempt, stop error) bool {
+	return stop != nil || slices.ContainsFunc(attempts, Attempt.trouble)
+}
+
+func (a Attempt) trouble() bool { return a.Verdict != Done || a.Replay }
 
 // Observers joins observers into one; each hears every event, in the order
 // given. Contexts nest in that order.
@@ -95,19 +116,30 @@ func Observers(all ...Observer) Observer {
 	if len(all) == 0 {
 		return Observer{}
 	}
+	joined := troubleOnly(all)
+	if !slices.ContainsFunc(all, func(o Observer) bool { return !o.calm() }) {
+		return joined
+	}
+	joined.TroubleOnly = false
+	joined.Start = func(ctx context.Context, op Operation) context.Context {
+		for _, o := range all {
+			ctx = o.start(ctx, op)
+		}
+		return ctx
+	}
+	joined.AttemptStart = func(ctx context.Context, n int) context.Context {
+		for _, o := range all {
+			ctx = o.attemptStart(ctx, n)
+		}
+		return ctx
+	}
+	return joined
+}
+
+// troubleOnly joins observers of trouble alone, which have no start.
+func troubleOnly(all []Observer) Observer {
 	return Observer{
-		Start: func(ctx context.Context, op Operation) context.Context {
-			for _, o := range all {
-				ctx = o.start(ctx, op)
-			}
-			return ctx
-		},
-		AttemptStart: func(ctx context.Context, n int) context.Context {
-			for _, o := range all {
-				ctx = o.attemptStart(ctx, n)
-			}
-			return ctx
-		},
+		TroubleOnly: true,
 		Attempt: func(ctx context.Context, a Attempt) {
 			for _, o := range all {
 				o.attempt(ctx, a)
@@ -140,13 +172,13 @@ func (o Observer) attemptStart(ctx context.Context, n int) context.Context {
 }
 
 func (o Observer) attempt(ctx context.Context, a Attempt) {
-	if o.Attempt != nil {
+	if o.Attempt != nil && (!o.calm() || a.trouble() || a.N > 1) {
 		o.Attempt(ctx, a)
 	}
 }
 
 func (o Observer) end(ctx context.Context, op Operation, err error) {
-	if o.End != nil {
+	if o.End != nil && (!o.calm() || err != nil || trouble(op.Attempts, op.Stop)) {
 		o.End(ctx, op, err)
 	}
 }
@@ -154,19 +186,22 @@ func (o Observer) end(ctx context.Context, op Operation, err error) {
 // LogTo returns an Observer that writes to l: each attempt that brought no final
 // answer at level Warn, and an operation that took more than one attempt or
 // ended in an error at level Info or Error. An untroubled operation is silent.
-// A key appears only as a short hash.
+// A key appears only as a short hash, the same in all lines of the operation. The
+// handler is given the operation's context: one that looks for a trace in it finds
+// what an observer before this one put there.
 func LogTo(l *slog.Logger) Observer {
 	return Observer{
+		TroubleOnly: true,
 		Attempt: func(ctx context.Context, a Attempt) {
 			if a.Verdict != Done {
-				l.LogAttrs(ctx, slog.LevelWarn, "attempt failed", attemptAttrs(a)...)
+				l.LogAttrs(ctx, slog.LevelWarn, "attempt failed", append(attemptAttrs(a), keyAttr(ctx)...)...)
 			}
 		},
 		End: func(ctx context.Context, op Operation, err error) {
 			switch {
 			case err != nil:
 				l.LogAttrs(ctx, slog.LevelError, "operation failed", append(operationAttrs(op), slog.Any("err", err))...)
-			case len(op.Attempts) > 1 || op.Stop != nil:
+			case trouble(op.Attempts, op.Stop):
 				l.LogAttrs(ctx, slog.LevelInfo, "operation answered", operationAttrs(op)...)
 			}
 		},
@@ -186,6 +221,16 @@ func attemptAttrs(a Attempt) []slog.Attr {
 		attrs = append(attrs, slog.Any("err", a.Err))
 	}
 	return attrs
+}
+
+// loggedKey asks the context of an operation for its key.
+type loggedKey struct{}
+
+func keyAttr(ctx context.Context) []slog.Attr {
+	if key, _ := ctx.Value(loggedKey{}).(string); key != "" {
+		return []slog.Attr{slog.String("key_hash", hashKey(key))}
+	}
+	return nil
 }
 
 func operationAttrs(op Operation) []slog.Attr {

@@ -167,13 +167,13 @@ func TestTheLogTellsTroubleAndNothingElse(t *testing.T) {
 		{"silence for a 404", []faultinject.Fault{faultinject.Respond(404)}, noChange, ""},
 		{
 			"an answer after a retry", []faultinject.Fault{faultinject.Respond(503)}, honoured,
-			`level=WARN msg="attempt failed" n=1 method=POST host=api.test verdict=transient outcome=answered took=0s wait=1s status=503
+			`level=WARN msg="attempt failed" n=1 method=POST host=api.test verdict=transient outcome=answered took=0s wait=1s status=503 key_hash=df8cf802
 level=INFO msg="operation answered" method=POST url=http://api.test/charges attempts=2 outcome=answered key_hash=df8cf802 status=200
 `,
 		},
 		{
 			"an operation that failed", []faultinject.Fault{lost()}, noChange,
-			`level=WARN msg="attempt failed" n=1 method=POST host=api.test verdict=transient outcome="outcome unknown" took=0s wait=0s err="read tcp 192.0.2.1:49152->api.test:80: read: connection reset by peer"
+			`level=WARN msg="attempt failed" n=1 method=POST host=api.test verdict=transient outcome="outcome unknown" took=0s wait=0s err="read tcp 192.0.2.1:49152->api.test:80: read: connection reset by peer" key_hash=df8cf802
 level=ERROR msg="operation failed" method=POST url=http://api.test/charges attempts=1 outcome="outcome unknown" key_hash=df8cf802 stop="not safe to repeat: set Config.HonorsKeys if http://api.test honours Idempotency-Key" err="resilient: POST http://api.test/charges: outcome unknown after 1 attempt: not safe to repeat: set Config.HonorsKeys if http://api.test honours Idempotency-Key: read tcp 192.0.2.1:49152->api.test:80: read: connection reset by peer"
 `,
 		},
@@ -186,6 +186,39 @@ level=ERROR msg="operation failed" method=POST url=http://api.test/charges attem
 			})
 		})
 	}
+}
+
+func TestALogHandlerFindsWhatAnObserverPutIntoTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen []string
+		tracing := resilient.Observer{Start: func(ctx context.Context, _ resilient.Operation) context.Context { return marked(ctx, "trace") }}
+		both := resilient.Observers(tracing, resilient.LogTo(slog.New(contextReader{seen: &seen})))
+		do(t, newClient(t, script(faultinject.Respond(503)), func(c *resilient.Config) { c.Observer = both }), newRequest(t, http.MethodGet, ""))
+		require.Equal(t, []string{"attempt failed [trace]", "operation answered [trace]"}, seen)
+	})
+}
+
+// contextReader is a slog.Handler that looks into the context.
+type contextReader struct {
+	slog.Handler
+	seen *[]string
+}
+
+func (contextReader) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c contextReader) Handle(ctx context.Context, r slog.Record) error {
+	*c.seen = append(*c.seen, r.Message+" ["+marks(ctx)+"]")
+	return nil
+}
+
+func TestAnAttemptTellsAReplayedAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := script(faultinject.Respond(503), faultinject.Respond(200, "Idempotent-Replayed: true"))
+		got := do(t, newClient(t, base, honoured), newRequest(t, http.MethodPost, "x"))
+		require.Len(t, got.record.Attempts, 2)
+		require.False(t, got.record.Attempts[0].ReplayedAnswer)
+		require.True(t, got.record.Attempts[1].ReplayedAnswer)
+	})
 }
 
 // gossip returns Bases that put all they know of a request into their errors.
@@ -439,4 +472,43 @@ func TestAnAnswerThatMayBeTheEchoOfOurOwnSuccessSaysSo(t *testing.T) {
 		})
 	}
 	require.False(t, resilient.Operation{}.EarlierUnknown())
+}
+
+// An observer of trouble alone hears nothing of what goes well, and the client
+// then costs what it costs without one.
+func TestAnObserverOfTroubleAloneHearsOnlyOfTrouble(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		for _, tt := range []struct {
+			name     string
+			statuses []int
+			attempts int // told of
+			ends     int
+		}{
+			{"answered", []int{200}, 0, 0},
+			{"not found", []int{404}, 0, 0},
+			{"answered at the second attempt", []int{503, 200}, 2, 1},
+			{"never answered", []int{503, 503}, 2, 1},
+		} {
+			inStorm(t, method+" "+tt.name, func(t *testing.T) {
+				attempts, ends, all := 0, 0, 0
+				trouble := resilient.Observer{
+					TroubleOnly: true,
+					Attempt:     func(context.Context, resilient.Attempt) { attempts++ },
+					End:         func(context.Context, resilient.Operation, error) { ends++ },
+				}
+				everything := resilient.Observer{End: func(context.Context, resilient.Operation, error) { all++ }}
+				for _, o := range []resilient.Observer{trouble, resilient.Observers(trouble), resilient.Observers(trouble, everything)} {
+					attempts, ends, all = 0, 0, 0
+					base := &diary{answer: func(req *http.Request, n int) *http.Response { return answer(req, tt.statuses[n]) }}
+					client := newClient(t, base, hasty, func(c *resilient.Config) {
+						c.Observer, c.MaxAttempts, c.HonorsKeys = o, 2, resilient.AnyHost
+					})
+					do(t, client, newRequest(t, method, ""))
+					require.Equal(t, tt.attempts, attempts)
+					require.Equal(t, tt.ends, ends)
+				}
+				require.Equal(t, 1, all)
+			})
+		}
+	}
 }

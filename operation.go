@@ -58,13 +58,15 @@ type operation struct {
 
 type operationKey struct{}
 
-// Value finds the operation itself, its mark, or what the caller's context holds.
+// Value finds the operation itself, its mark, its key for the log, or what the caller's context holds.
 func (op *operation) Value(key any) any {
 	switch key {
 	case operationKey{}:
 		return op
 	case scopeKey{}:
 		return &op.scope
+	case loggedKey{}:
+		return op.key.value
 	}
 	return op.Context.Value(key)
 }

@@ -203,6 +203,7 @@ func (op *operation) record(last *try, wait time.Duration) {
 	}
 	if last.resp != nil {
 		a.Status = last.resp.StatusCode
+		a.ReplayedAnswer = isReplayed(last.resp.Header)
 	}
 	if op.wish != nil && last.outcome != NotSent {
 		op.wish.arrived(op.key.firstSent)
@@ -237,7 +238,7 @@ func (op *operation) end(last *try, stop error) (*http.Response, error) {
 			op.answered(resp)
 		}
 		op.outcome = Answered
-		if o := &op.t.cfg.Observer; o.End != nil {
+		if o := &op.t.cfg.Observer; o.End != nil && (!o.calm() || trouble(op.attempts, op.stop)) {
 			o.End(op, op.snapshot(), nil)
 		}
 		return resp, nil
