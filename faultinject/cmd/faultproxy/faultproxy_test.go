@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/go-resilient/resilient/faultinject"
+	"github.com/go-resilient/resilient/internal/chromium"
 )
 
 // started is a faultproxy in front of a shop, and where it is.
@@ -327,62 +328,62 @@ func TestAnArmedFaultStrikesOnlyWhatItCan(t *testing.T) {
 }
 
 func TestThePageShowsTrafficAndArmsFaultsInABrowser(t *testing.T) {
-	b := newBrowser(t)
+	b := chromium.New(t)
 	s := start(t)
-	b.open(s.page)
-	b.look(1100, "light")
+	b.Open(s.page, `$("fault") && $("fault").options.length`)
+	b.Look(1100, "light")
 	s.do(t, "POST", s.proxy+"/charge?token=secret", "10 EUR", "Idempotency-Key", "<b>k1</b>")
-	row := b.eval(`return (await until(() => [...$("traffic").rows].find(r => r.textContent.includes("200")))).innerText`)
+	row := b.Eval(`return (await until(() => [...$("traffic").rows].find(r => r.textContent.includes("200")))).innerText`)
 	if !strings.Contains(row, "/charge") || !strings.Contains(row, "<b>k1</b>") || strings.Contains(row, "secret") || !strings.Contains(row, "applied") {
 		t.Errorf("%q", row)
 	}
-	truth := b.eval(`fill("fault", "drop-before(rst)"); return $("truth").textContent`)
+	truth := b.Eval(`fill("fault", "drop-before(rst)"); return $("truth").textContent`)
 	if !strings.Contains(truth, "delivered, not handled") {
 		t.Error(truth)
 	}
-	b.eval(`fill("pattern", "POST /charge"); fill("times", "2"); $("arm").querySelector("button").click();
+	b.Eval(`fill("pattern", "POST /charge"); fill("times", "2"); $("arm").querySelector("button").click();
 		await until(() => $("armed").textContent.includes("POST /charge: drop-before(rst) × 2"))`)
 	if code, text := s.do(t, "POST", s.proxy+"/charge", "10 EUR"); code != 0 {
 		t.Error("not struck:", code, text)
 	}
-	b.eval(`await until(() => document.querySelector("tr.struck td.fault")); await until(() => $("armed").textContent.includes("× 1"))`)
-	b.eval(`$("armed").querySelector("button").click(); await until(() => !$("armed").children.length)`)
+	b.Eval(`await until(() => document.querySelector("tr.struck td.fault")); await until(() => $("armed").textContent.includes("× 1"))`)
+	b.Eval(`$("armed").querySelector("button").click(); await until(() => !$("armed").children.length)`)
 	if code, text := s.do(t, "POST", s.proxy+"/charge", "10 EUR"); code != 200 {
 		t.Error("struck though disarmed:", code, text)
 	}
 
-	said := b.eval(`fill("plan", "GET /: 503\nGET /ü: stal"); $("planning").querySelector("button").click();
+	said := b.Eval(`fill("plan", "GET /: 503\nGET /ü: stal"); $("planning").querySelector("button").click();
 		await until(() => $("plan-said").textContent.includes("column"));
 		return $("plan-said").textContent + $("plan").value.slice($("plan").selectionStart)`)
 	if said != "line 2, column 9: unknown fault \"stal\": did you mean stall?stal" {
 		t.Error(said)
 	}
-	b.eval(`fill("plan", "GET /: 503..."); $("planning").querySelector("button").click();
+	b.Eval(`fill("plan", "GET /: 503..."); $("planning").querySelector("button").click();
 		await until(() => $("plan-said").textContent === "applied")`)
 	if code, _ := s.do(t, "GET", s.proxy+"/orders", ""); code != 503 {
 		t.Error("the plan was not applied:", code)
 	}
-	b.eval(`await until(() => $("traffic").textContent.includes("not asked"))`)
+	b.Eval(`await until(() => $("traffic").textContent.includes("not asked"))`)
 	pictures(b)
 	for _, width := range []int{390, 1100} {
-		b.look(width, "dark")
-		if wide := b.eval(`return String(document.documentElement.scrollWidth)`); wide != fmt.Sprint(width) {
+		b.Look(width, "dark")
+		if wide := b.Eval(`return String(document.documentElement.scrollWidth)`); wide != fmt.Sprint(width) {
 			t.Error("in a window of", width, "the page is wide", wide)
 		}
 	}
 }
 
 // pictures are for people to look at: FAULTPROXY_PICTURES names a directory.
-func pictures(b *browser) {
+func pictures(b *chromium.Browser) {
 	dir := os.Getenv("FAULTPROXY_PICTURES")
 	if dir == "" {
 		return
 	}
 	for _, width := range []int{390, 1100} {
 		for _, scheme := range []string{"light", "dark"} {
-			b.look(width, scheme)
-			b.eval(`await new Promise(requestAnimationFrame); await new Promise(r => setTimeout(r, 700))`)
-			b.screenshot(filepath.Join(dir, fmt.Sprintf("%d-%s.png", width, scheme)))
+			b.Look(width, scheme)
+			b.Eval(`await new Promise(requestAnimationFrame); await new Promise(r => setTimeout(r, 700))`)
+			b.Screenshot(filepath.Join(dir, fmt.Sprintf("%d-%s.png", width, scheme)))
 		}
 	}
 }

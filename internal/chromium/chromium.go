@@ -1,4 +1,6 @@
-package main
+// Package chromium drives a headless Chromium for the tests of our pages, by the
+// DevTools protocol over a pipe. It uses the standard library only.
+package chromium
 
 import (
 	"bufio"
@@ -12,9 +14,9 @@ import (
 	"testing"
 )
 
-// browser is a headless Chromium, driven over a pipe by the DevTools protocol:
-// one command at a time.
-type browser struct {
+// A Browser shows one page. It takes one command at a time, and any failure
+// ends the test.
+type Browser struct {
 	t       *testing.T
 	in      *bufio.Reader
 	out     io.Writer
@@ -22,8 +24,9 @@ type browser struct {
 	last    int
 }
 
-// newBrowser opens a blank page, and skips the test where there is no Chromium.
-func newBrowser(t *testing.T) *browser {
+// New opens a blank page until the test ends, and skips the test where there is
+// no Chromium.
+func New(t *testing.T) *Browser {
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("no chromium in the PATH: the page was not tried in a browser")
@@ -35,7 +38,7 @@ func newBrowser(t *testing.T) *browser {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	b := &browser{t: t, in: bufio.NewReader(ours[1]), out: ours[0]}
+	b := &Browser{t: t, in: bufio.NewReader(ours[1]), out: ours[0]}
 	t.Cleanup(func() {
 		io.WriteString(b.out, `{"id":0,"method":"Browser.close"}`+"\x00")
 		io.Copy(io.Discard, b.in) // the rest of its events, up to its end
@@ -68,7 +71,7 @@ func pipes(t *testing.T) (theirs, ours [2]*os.File) {
 }
 
 // call sends a command and reads up to its answer; events are not looked at.
-func (b *browser) call(method string, params map[string]any, result any) {
+func (b *Browser) call(method string, params map[string]any, result any) {
 	b.t.Helper()
 	b.last++
 	command := map[string]any{"id": b.last, "method": method, "params": params}
@@ -112,17 +115,25 @@ func (b *browser) call(method string, params map[string]any, result any) {
 	}
 }
 
-// eval runs script in the page as the body of an async function with the helpers
-// below, and returns the string it returns.
-func (b *browser) eval(script string) string {
+// Eval runs script in the page as the body of an async function with the helpers
+// below, and returns the string it returns. What it waits for by until must come
+// within 20 s.
+func (b *Browser) Eval(script string) string {
 	b.t.Helper()
 	const helpers = `
 		const $ = id => document.getElementById(id);
-		const until = async what => { for (;;) { const v = what(); if (v) return v; await new Promise(requestAnimationFrame); } };
-		const fill = (id, text) => { $(id).value = text; $(id).dispatchEvent(new Event("input")); $(id).dispatchEvent(new Event("change")); };
+		const until = async what => {
+			for (const end = Date.now() + 20000;;) {
+				const v = what();
+				if (v) return v;
+				if (Date.now() > end) throw new Error("never true: " + what + "\n" + document.body.innerText);
+				await new Promise(requestAnimationFrame);
+			}
+		};
+		const fill = (id, text) => { $(id).value = text; for (const e of ["input", "change"]) $(id).dispatchEvent(new Event(e, {bubbles: true})); };
 	`
 	var r struct {
-		Result           struct{ Value string }
+		Result           struct{ Value any }
 		ExceptionDetails json.RawMessage
 	}
 	b.call("Runtime.evaluate", map[string]any{
@@ -131,23 +142,37 @@ func (b *browser) eval(script string) string {
 	if r.ExceptionDetails != nil {
 		b.t.Fatalf("%s", r.ExceptionDetails)
 	}
-	return r.Result.Value
+	text, _ := r.Result.Value.(string)
+	return text
 }
 
-func (b *browser) open(url string) {
+// Open goes to url and waits until the page there is loaded, and the script
+// expression ready is true in it.
+func (b *Browser) Open(url, ready string) {
 	b.t.Helper()
 	b.call("Page.enable", nil, nil)
 	b.call("Page.navigate", map[string]any{"url": url}, nil)
-	b.eval(`await until(() => document.readyState === "complete" && $("fault") && $("fault").options.length)`)
+	b.Eval(`await until(() => document.readyState === "complete" && location.href !== "about:blank" && (` + ready + `))`)
 }
 
-func (b *browser) look(width int, scheme string) {
+// Look sets the window's width and the colour scheme, "light" or "dark".
+func (b *Browser) Look(width int, scheme string) {
 	b.t.Helper()
 	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}, nil)
 	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 }
 
-func (b *browser) screenshot(file string) {
+// Press presses and releases a key by its DevTools name, such as "Tab".
+func (b *Browser) Press(key string, code int) {
+	b.t.Helper()
+	text := map[string]string{"Enter": "\r"}[key]
+	for _, kind := range []string{"keyDown", "keyUp"} {
+		b.call("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text}, nil)
+	}
+}
+
+// Screenshot writes what the window shows to file, as PNG.
+func (b *Browser) Screenshot(file string) {
 	b.t.Helper()
 	var shot struct{ Data string }
 	b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &shot)
