@@ -74,7 +74,11 @@ func (p *Panel) draw(b *strings.Builder, s Situation, top int) {
 	for n := 0; n <= top; n += 1000 {
 		fmt.Fprintf(b, `<path class="g" d="M0 %.1fH%d"/><text class="r" x="-6" y="%.1f">%d</text>`, y(float64(n)), panelWide, y(float64(n))+4, n)
 	}
-	for second := 0; second <= len(p.Seconds); second += 60 {
+	every := 60
+	if len(p.Seconds) < 2*every {
+		every = 15
+	}
+	for second := 0; second <= len(p.Seconds); second += every {
 		fmt.Fprintf(b, `<text class="m" x="%.1f" y="%d">%d s</text>`, x(float64(second)), panelHigh+16, second)
 	}
 	fmt.Fprintf(b, `<path class="c" d="M0 %.1fH%d"/>`, y(s.Server.capacity()), panelWide)

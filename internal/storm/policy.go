@@ -1,7 +1,9 @@
 package storm
 
 import (
+	"context"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -14,29 +16,36 @@ type Policy struct {
 	// Config is one client's, with chance of its own; Base and AttemptTimeout
 	// are the situation's.
 	Config func(*rand.Rand) resilient.Config
+	// New makes a client that is none of ours, in place of Config. AttemptTimeout
+	// is left to it.
+	New func(base http.RoundTripper) (Client, error)
 }
 
+// Client makes a GET of a path at http://api.test and reports whether it came off;
+// or else whether the client itself refused it.
+type Client func(ctx context.Context, path string) (ok, refused bool)
+
 // AsItShips is the zero Config.
-var AsItShips = Policy{"as it ships", func(chance *rand.Rand) resilient.Config {
+var AsItShips = Policy{Name: "as it ships", Config: func(chance *rand.Rand) resilient.Config {
 	return resilient.Config{Backoff: fullJitter(chance)}
 }}
 
 // Policies are what to compare, each with one thing more than the one before it.
 func Policies() []Policy {
 	return []Policy{
-		{"no retry", func(*rand.Rand) resilient.Config {
+		{Name: "no retry", Config: func(*rand.Rand) resilient.Config {
 			return resilient.Config{MaxAttempts: 1, NoBreaker: true}
 		}},
-		{"backoff only", func(*rand.Rand) resilient.Config {
+		{Name: "backoff only", Config: func(*rand.Rand) resilient.Config {
 			return resilient.Config{NoBudget: true, NoBreaker: true, Backoff: noJitter}
 		}},
-		{"backoff and full jitter", func(chance *rand.Rand) resilient.Config {
+		{Name: "backoff and full jitter", Config: func(chance *rand.Rand) resilient.Config {
 			return resilient.Config{NoBudget: true, NoBreaker: true, Backoff: fullJitter(chance)}
 		}},
-		{"and a budget", func(chance *rand.Rand) resilient.Config {
+		{Name: "and a budget", Config: func(chance *rand.Rand) resilient.Config {
 			return resilient.Config{NoBreaker: true, Backoff: fullJitter(chance)}
 		}},
-		{"and a breaker that fails fast", func(chance *rand.Rand) resilient.Config {
+		{Name: "and a breaker that fails fast", Config: func(chance *rand.Rand) resilient.Config {
 			return resilient.Config{FailFast: true, Backoff: fullJitter(chance)}
 		}},
 		AsItShips,

@@ -93,7 +93,7 @@ func (s *Situation) pause(rng *rand.Rand) time.Duration {
 }
 
 // fleet makes the clients, each with jitter of its own.
-func (s *Situation) fleet(p Policy, base http.RoundTripper, seed uint64) ([]*http.Client, error) {
+func (s *Situation) fleet(p Policy, base http.RoundTripper, seed uint64) ([]Client, error) {
 	real := crand.Reader
 	defer func() { crand.Reader = real }()
 	var key [32]byte
@@ -102,21 +102,50 @@ func (s *Situation) fleet(p Policy, base http.RoundTripper, seed uint64) ([]*htt
 	}
 	source := rand.NewChaCha8(key)
 	crand.Reader = source
-	clients := make([]*http.Client, s.Clients)
+	clients := make([]Client, s.Clients)
 	for i := range clients {
-		cfg := p.Config(rand.New(rand.NewPCG(source.Uint64(), 1)))
-		cfg.Base, cfg.AttemptTimeout = base, s.AttemptTimeout
-		client, err := resilient.NewClient(cfg)
+		var err error
+		if p.New != nil {
+			clients[i], err = p.New(base)
+		} else {
+			cfg := p.Config(rand.New(rand.NewPCG(source.Uint64(), 1)))
+			cfg.Base, cfg.AttemptTimeout = base, s.AttemptTimeout
+			clients[i], err = newClient(cfg)
+		}
 		if err != nil {
 			return nil, err
 		}
-		clients[i] = client
 	}
 	return clients, nil
 }
 
+// newClient is one of ours.
+func newClient(cfg resilient.Config) (Client, error) {
+	client, err := resilient.NewClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, path string) (ok, refused bool) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, host+path, nil)
+		if err != nil {
+			return false, false // no such URL is made
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return false, errors.Is(err, resilient.ErrOpen)
+		}
+		_ = resp.Body.Close()
+		if record, ok := resilient.OperationOf(resp); ok {
+			refused = errors.Is(record.Stop, resilient.ErrOpen)
+		}
+		return resp.StatusCode == http.StatusOK, refused
+	}, nil
+}
+
+const host = "http://api.test"
+
 // send makes one GET.
-func (s *Situation) send(client *http.Client, op *call, base *station) {
+func (s *Situation) send(client Client, op *call, base *station) {
 	patience := s.Deadline
 	if leave := s.Trouble.Leave; leave > 0 && op.begun >= base.from && op.begun < base.until && chance(base.seed, op.index, 0) < leaving {
 		patience = leave
@@ -127,19 +156,8 @@ func (s *Situation) send(client *http.Client, op *call, base *station) {
 	if s.Trouble.Paths > 0 {
 		path = op.index % s.Trouble.Paths
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.test/"+strconv.Itoa(path), nil)
-	if err != nil {
-		return // counts as failed: no such URL is made
-	}
-	resp, err := client.Do(req)
+	op.ok, op.refused = client(ctx, "/"+strconv.Itoa(path))
 	op.took = time.Since(base.start) - op.begun
-	if err != nil { // told at the instant at which the caller leaves anyway, either reason may come first
-		op.refused = errors.Is(err, resilient.ErrOpen) && op.took < patience
-		return
-	}
-	_ = resp.Body.Close()
-	op.ok = resp.StatusCode == http.StatusOK
-	if record, ok := resilient.OperationOf(resp); ok {
-		op.refused = errors.Is(record.Stop, resilient.ErrOpen)
-	}
+	// Told at the instant at which the caller leaves anyway, either reason may come first.
+	op.refused = op.refused && (op.ok || op.took < patience)
 }
