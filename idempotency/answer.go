@@ -30,29 +30,30 @@ const (
 )
 
 // encode is the answer as a Store keeps it.
-func (a Answer) encode(keeps func(header string) bool) []byte {
+func (a Answer) encode(keeps func(name string) string) []byte {
 	if a.stored != nil {
 		return a.stored
 	}
 	header := make([]field, 0, len(a.Header))
 	for name, values := range a.Header {
-		header = append(header, field{name, values})
+		header = append(header, field{name, keeps(name), values})
 	}
-	return append(appendHead(make([]byte, 0, 512+len(a.Body)), a.Status, header, keeps), a.Body...)
+	return append(appendHead(make([]byte, 0, 512+len(a.Body)), a.Status, header), a.Body...)
 }
 
 // field is one field of a header.
 type field struct {
 	name   string
+	kept   string // under which name; empty: it is not
 	values []string
 }
 
 // appendHead begins an answer as a Store keeps it: the version, whether the body
 // was lost, the status, and the fields that are kept. The rest is the body.
-func appendHead(b []byte, status int, header []field, keeps func(string) bool) []byte {
+func appendHead(b []byte, status int, header []field) []byte {
 	kept := 0
 	for _, f := range header {
-		if keeps(http.CanonicalHeaderKey(f.name)) {
+		if f.kept != "" {
 			kept += len(f.values)
 		}
 	}
@@ -60,12 +61,11 @@ func appendHead(b []byte, status int, header []field, keeps func(string) bool) [
 	b = binary.AppendUvarint(b, uint64(status))
 	b = binary.AppendUvarint(b, uint64(kept))
 	for _, f := range header {
-		name := http.CanonicalHeaderKey(f.name)
-		if !keeps(name) {
+		if f.kept == "" {
 			continue
 		}
 		for _, v := range f.values {
-			b = appendString(appendString(b, name), v)
+			b = appendString(appendString(b, f.kept), v)
 		}
 	}
 	return b
@@ -150,11 +150,20 @@ func neverKept(name string) bool {
 	return false
 }
 
-// keeper reports of a header name whether it is kept.
-func keeper(more []string) func(string) bool {
-	names := slices.Clone(usuallyKept)
-	for _, name := range more {
-		names = append(names, http.CanonicalHeaderKey(name))
+// keeper returns what tells of a header's name under which one it is kept: "" if
+// it is not.
+func keeper(more []string) func(name string) string {
+	kept := make(map[string]bool)
+	for _, name := range slices.Concat(usuallyKept, more) {
+		kept[http.CanonicalHeaderKey(name)] = true
 	}
-	return func(name string) bool { return slices.Contains(names, name) }
+	return func(name string) string {
+		if kept[name] {
+			return name
+		}
+		if name = http.CanonicalHeaderKey(name); kept[name] {
+			return name
+		}
+		return ""
+	}
 }

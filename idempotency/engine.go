@@ -12,7 +12,7 @@ import (
 // jobs. Its methods may be called by many goroutines.
 type Engine struct {
 	cfg   Config
-	keeps func(header string) bool
+	keeps func(name string) string
 }
 
 // NewEngine makes an Engine. A bad Config is an error that names the field, and

@@ -151,8 +151,10 @@ func (x *exchange) do(ctx context.Context) (Answer, ending) {
 	req := x.under(ctx)
 	x.m.next.ServeHTTP(&x.rec, req)
 	x.req.MultipartForm = req.MultipartForm // net/http removes the files of the request that it knows
-	if _, joint := x.op.heard(); x.rec.status == 0 && !joint {
-		x.rec.WriteHeader(http.StatusOK)
+	if x.rec.status == 0 {
+		if _, joint := x.op.heard(); !joint {
+			x.rec.WriteHeader(http.StatusOK)
+		}
 	}
 	return x.rec.answer(), finished
 }

@@ -15,7 +15,7 @@ import (
 type recorder struct {
 	w     http.ResponseWriter
 	limit int
-	keeps func(header string) bool
+	keeps func(name string) string
 	bare  bool // the request is a HEAD: its answer has no body
 
 	status    int     // 0 before WriteHeader
@@ -37,12 +37,12 @@ func (rec *recorder) WriteHeader(status int) {
 	case rec.status == 0:
 		rec.status, rec.announced, rec.header = status, -1, rec.few[:0]
 		for name, values := range rec.w.Header() {
-			rec.header = append(rec.header, field{name, values})
+			rec.header = append(rec.header, field{name, rec.keeps(name), values})
 			if name == "Content-Length" && len(values) > 0 {
 				rec.announce(values[0])
 			}
 		}
-		rec.stored = appendHead(rec.room[:0], status, rec.header, rec.keeps)
+		rec.stored = appendHead(rec.room[:0], status, rec.header)
 		rec.head = len(rec.stored)
 	}
 }

@@ -142,7 +142,7 @@ func (b *body) readStart(length int64) ([]byte, error) {
 		start = make([]byte, length+1)
 	}
 	n, err := io.ReadFull(&b.src, start[:length+1]) // one more, to see the end
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
 		err = nil
 	}
 	if err == nil && int64(n) < length {
