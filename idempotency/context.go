@@ -19,11 +19,13 @@ type runContext struct {
 	op     any       // the operation
 	parent ID        // of the keys that derive from it
 	first  time.Time // when an earlier run began, zero if there was none
+	limit  time.Time // when it ends by itself, zero if it does not
 
 	mu    sync.Mutex
 	inner context.Context // nil until asked for
 	end   context.CancelCauseFunc
-	cause error // not nil: it ended before it was asked for
+	timer *time.Timer // for limit; nil until asked for
+	cause error       // not nil: it ended before it was asked for
 }
 
 func (c *runContext) Deadline() (time.Time, bool) { return time.Time{}, false }
@@ -36,10 +38,18 @@ func (c *runContext) Err() error {
 	switch {
 	case c.inner != nil:
 		return c.inner.Err()
-	case c.cause != nil:
+	case c.ended() != nil:
 		return context.Canceled
 	}
 	return nil
+}
+
+// ended is why the context ended before it was asked for, nil if it did not.
+func (c *runContext) ended() error {
+	if c.cause == nil && !c.limit.IsZero() && !time.Now().Before(c.limit) {
+		c.cause = ErrRunLimit
+	}
+	return c.cause
 }
 
 func (c *runContext) Value(key any) any {
@@ -55,8 +65,10 @@ func (c *runContext) made() context.Context {
 	if c.inner == nil {
 		ctx := resilient.WithParentKey(context.WithoutCancel(c.caller), resilient.Key{Value: c.parent.String(), FirstSent: c.first})
 		c.inner, c.end = context.WithCancelCause(ctx)
-		if c.cause != nil {
-			c.end(c.cause)
+		if cause := c.ended(); cause != nil {
+			c.end(cause)
+		} else if !c.limit.IsZero() {
+			c.timer = time.AfterFunc(time.Until(c.limit), func() { c.cancel(ErrRunLimit) })
 		}
 	}
 	return c.inner
@@ -66,6 +78,9 @@ func (c *runContext) made() context.Context {
 func (c *runContext) cancel(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
 	switch {
 	case c.inner != nil:
 		c.end(cause)

@@ -109,3 +109,23 @@ func TestHandlersWithinATimeLimit(t *testing.T) {
 		})
 	}
 }
+
+// The limit shows however the handler asks, and when.
+func TestTheLimitOfARunIsSeenByWhoAsksLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := guard(t, &till{then: func(_ http.ResponseWriter, r *http.Request, _ int) {
+			ctx := r.Context()
+			require.NoError(t, ctx.Err())
+			time.Sleep(time.Second)
+			require.ErrorIs(t, ctx.Err(), context.Canceled)
+			<-ctx.Done()
+			require.ErrorIs(t, context.Cause(ctx), idempotency.ErrRunLimit)
+		}}, func(c *idempotency.Config) { c.RunLimit = time.Second })
+		require.Equal(t, 200, ask(h, post("k", "1")).status)
+		forever := guard(t, &till{then: func(_ http.ResponseWriter, r *http.Request, _ int) {
+			time.Sleep(time.Hour)
+			require.NoError(t, r.Context().Err())
+		}}, func(c *idempotency.Config) { c.RunLimit = -1 })
+		require.Equal(t, 200, ask(forever, post("k", "1")).status)
+	})
+}

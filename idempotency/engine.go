@@ -2,17 +2,19 @@ package idempotency
 
 import (
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"math/rand/v2"
+	"time"
 )
 
 // An Engine runs functions, each key's once. It is what a middleware made by
 // [New] works with, for whoever has no HTTP requests: consumers of messages,
 // jobs. Its methods may be called by many goroutines.
 type Engine struct {
-	cfg   Config
-	keeps func(name string) string
+	cfg    Config
+	keeps  func(name string) string
+	renews bool // leases
 }
 
 // NewEngine makes an Engine. A bad Config is an error that names the field, and
@@ -28,7 +30,21 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Engine{cfg: cfg, keeps: keeper(cfg.KeepHeaders)}, nil
+	_, inMemory := cfg.Store.(*Memory)
+	return &Engine{cfg: cfg, keeps: keeper(cfg.KeepHeaders), renews: !inMemory}, nil
+}
+
+// lease is for how long a claim is made. A holder does not die before the memory
+// that he is noted in, so there it is for as long as a run may take, and need not
+// be renewed.
+func (e *Engine) lease() time.Duration {
+	switch {
+	case e.renews:
+		return e.cfg.Lease
+	case e.cfg.RunLimit < 0:
+		return maxDuration
+	}
+	return e.cfg.RunLimit + e.cfg.Lease
 }
 
 // FingerprintOf is the fingerprint of these parts, in this order.
@@ -61,10 +77,12 @@ func hmacOf(secret []byte, text string) ID {
 
 func (e *Engine) newClaim(id ID, f Fingerprint) Claim {
 	c := Claim{
-		ID: id, Fingerprint: f, Lease: e.cfg.Lease,
+		ID: id, Fingerprint: f, Lease: e.lease(),
 		// What is unknown is kept as long as what is known.
-		Keep: e.cfg.Lease + e.cfg.keep().Key, TakeOver: e.cfg.OnUnknown.takesOver(),
+		Keep: e.lease() + e.cfg.keep().Key, TakeOver: e.cfg.OnUnknown.takesOver(),
 	}
-	_, _ = rand.Read(c.Token[:]) // never fails
+	// It has to be unique, not secret: who could show it can write to the store anyway.
+	binary.NativeEndian.PutUint64(c.Token[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(c.Token[8:], rand.Uint64())
 	return c
 }

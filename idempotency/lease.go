@@ -5,9 +5,16 @@ import (
 	"time"
 )
 
-// hold begins the renewals.
+// hold begins the renewals, where there are any; elsewhere the context sees to
+// the limit of the run.
 func (o *operation) hold() {
 	l, now := &o.lease, time.Now()
+	if !o.engine.renews {
+		if limit := o.engine.cfg.RunLimit; limit > 0 {
+			o.ctx.limit = now.Add(limit)
+		}
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.began, l.renewed = now, now
@@ -62,5 +69,7 @@ func (o *operation) letGo() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stopped = true
-	l.timer.Stop()
+	if l.timer != nil {
+		l.timer.Stop()
+	}
 }

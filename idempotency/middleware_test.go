@@ -228,31 +228,34 @@ func TestKeysOfTwoScopesNeverMeet(t *testing.T) {
 }
 
 func TestAHandlerThatHangsHoldsItsKeyNoLongerThanTheLimitAndALease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var cause error
-		release := make(chan struct{})
-		service := &till{then: func(w http.ResponseWriter, r *http.Request, _ int) {
-			<-r.Context().Done()
-			cause = context.Cause(r.Context())
-			<-release
-			w.WriteHeader(201)
-		}}
-		h := guard(t, service, func(c *idempotency.Config) { c.RunLimit = time.Second })
-		var hung sync.WaitGroup
-		hung.Go(func() { require.Equal(t, 201, ask(h, post("k", "1")).status) })
-		time.Sleep(900 * time.Millisecond)
-		require.Equal(t, "in-progress", ask(h, post("k", "1")).problem())
-		time.Sleep(500 * time.Millisecond) // the limit and a lease
-		require.Equal(t, "outcome-unknown", ask(h, post("k", "1")).problem())
-		synctest.Wait()
-		require.ErrorIs(t, cause, idempotency.ErrRunLimit)
-		close(release) // what it says late is still the truth
-		hung.Wait()
-		a := ask(h, post("k", "1"))
-		require.Equal(t, 201, a.status)
-		require.True(t, a.replayed())
-		require.EqualValues(t, 1, service.charged.Load())
-	})
+	bubble(t, "in memory", func(t *testing.T) { hangs(t, nil) })
+	bubble(t, "in a store that outlives the process", func(t *testing.T) { hangs(t, newFaulty(t)) })
+}
+
+func hangs(t *testing.T, store idempotency.Store) {
+	var cause error
+	release := make(chan struct{})
+	service := &till{then: func(w http.ResponseWriter, r *http.Request, _ int) {
+		<-r.Context().Done()
+		cause = context.Cause(r.Context())
+		<-release
+		w.WriteHeader(201)
+	}}
+	h := guard(t, service, func(c *idempotency.Config) { c.Store, c.RunLimit = store, time.Second })
+	var hung sync.WaitGroup
+	hung.Go(func() { require.Equal(t, 201, ask(h, post("k", "1")).status) })
+	time.Sleep(900 * time.Millisecond)
+	require.Equal(t, "in-progress", ask(h, post("k", "1")).problem())
+	time.Sleep(500 * time.Millisecond) // the limit and a lease
+	require.Equal(t, "outcome-unknown", ask(h, post("k", "1")).problem())
+	synctest.Wait()
+	require.ErrorIs(t, cause, idempotency.ErrRunLimit)
+	close(release) // what it says late is still the truth
+	hung.Wait()
+	a := ask(h, post("k", "1"))
+	require.Equal(t, 201, a.status)
+	require.True(t, a.replayed())
+	require.EqualValues(t, 1, service.charged.Load())
 }
 
 func TestNotAppliedFreesTheKey(t *testing.T) {

@@ -21,8 +21,8 @@ type recorder struct {
 	status    int     // 0 before WriteHeader
 	announced int64   // the Content-Length that the handler set, negative if none
 	header    []field // as of WriteHeader
-	few       [4]field
-	room      [96]byte // for the head, so that the first Write makes room for all
+	few       [3]field
+	room      [48]byte // for the head, so that the first Write makes room for all
 	stored    []byte   // the answer as a Store keeps it
 	head      int      // where its body begins
 	streaming bool

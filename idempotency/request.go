@@ -104,7 +104,7 @@ type body struct {
 	file         *os.File // all of it, where it does not fit
 	sum          [sha256.Size]byte
 	src          io.LimitedReader // where it comes from
-	small        [256]byte        // for data
+	small        [208]byte        // for data
 }
 
 // spool reads all of a request's body: it can be hashed only then, and a body

@@ -146,5 +146,5 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 // A Fingerprint is a hash of what a key was used for.
 type Fingerprint [32]byte
 
-// A Token proves a claim. It is random and never shown.
+// A Token proves a claim. It is random, and no two are the same.
 type Token [16]byte
