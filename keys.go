@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-resilient/resilient/internal/httptoken"
 	"github.com/google/uuid"
 )
 
@@ -50,7 +51,7 @@ func (c *KeyConfig) complete() error {
 	switch {
 	case c.Header == "":
 		c.Header = defaultKeyHeader
-	case !isToken(c.Header):
+	case !httptoken.Valid(c.Header):
 		return fmt.Errorf("resilient: Config.Keys.Header: %q is not a header name", c.Header)
 	}
 	c.Header = http.CanonicalHeaderKey(c.Header)
@@ -254,15 +255,4 @@ func DeriveKey(key, step string) string {
 	h.Write([]byte(key))
 	h.Write([]byte(step))
 	return stamp(uuid.UUID(h.Sum(nil)[:16]), 8).String()
-}
-
-// isToken: RFC 9110, section 5.6.2.
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
 }

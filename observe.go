@@ -172,7 +172,7 @@ func (o Observer) attemptStart(ctx context.Context, n int) context.Context {
 }
 
 func (o Observer) attempt(ctx context.Context, a Attempt) {
-	if o.Attempt != nil && (!o.calm() || a.trouble() || a.N > 1) {
+	if o.Attempt != nil && (!o.calm() || ctx.Value(troubledKey{}) == true) {
 		o.Attempt(ctx, a)
 	}
 }
@@ -222,6 +222,9 @@ func attemptAttrs(a Attempt) []slog.Attr {
 	}
 	return attrs
 }
+
+// troubledKey asks the context of an operation whether it has been in trouble.
+type troubledKey struct{}
 
 // loggedKey asks the context of an operation for its key.
 type loggedKey struct{}

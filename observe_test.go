@@ -488,6 +488,8 @@ func TestAnObserverOfTroubleAloneHearsOnlyOfTrouble(t *testing.T) {
 			{"not found", []int{404}, 0, 0},
 			{"answered at the second attempt", []int{503, 200}, 2, 1},
 			{"never answered", []int{503, 503}, 2, 1},
+			{"answered behind a redirect", []int{307, 200}, 0, 0},
+			{"answered at the second attempt behind a redirect", []int{307, 503, 200}, 2, 1},
 		} {
 			inStorm(t, method+" "+tt.name, func(t *testing.T) {
 				attempts, ends, all := 0, 0, 0
@@ -499,7 +501,7 @@ func TestAnObserverOfTroubleAloneHearsOnlyOfTrouble(t *testing.T) {
 				everything := resilient.Observer{End: func(context.Context, resilient.Operation, error) { all++ }}
 				for _, o := range []resilient.Observer{trouble, resilient.Observers(trouble), resilient.Observers(trouble, everything)} {
 					attempts, ends, all = 0, 0, 0
-					base := &diary{answer: func(req *http.Request, n int) *http.Response { return answer(req, tt.statuses[n]) }}
+					base := &diary{answer: func(req *http.Request, n int) *http.Response { return answer(req, tt.statuses[n], "Location: /there") }}
 					client := newClient(t, base, hasty, func(c *resilient.Config) {
 						c.Observer, c.MaxAttempts, c.HonorsKeys = o, 2, resilient.AnyHost
 					})
@@ -507,7 +509,11 @@ func TestAnObserverOfTroubleAloneHearsOnlyOfTrouble(t *testing.T) {
 					require.Equal(t, tt.attempts, attempts)
 					require.Equal(t, tt.ends, ends)
 				}
-				require.Equal(t, 1, all)
+				hops := 1
+				if tt.statuses[0] == 307 {
+					hops = 2
+				}
+				require.Equal(t, hops, all)
 			})
 		}
 	}

@@ -58,7 +58,8 @@ type operation struct {
 
 type operationKey struct{}
 
-// Value finds the operation itself, its mark, its key for the log, or what the caller's context holds.
+// Value finds the operation itself, its mark, what observers ask for, or what the
+// caller's context holds.
 func (op *operation) Value(key any) any {
 	switch key {
 	case operationKey{}:
@@ -67,6 +68,8 @@ func (op *operation) Value(key any) any {
 		return &op.scope
 	case loggedKey{}:
 		return op.key.value
+	case troubledKey{}:
+		return trouble(op.attempts, op.stop)
 	}
 	return op.Context.Value(key)
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -564,6 +565,20 @@ func TestOneGoodAttemptCostsTheRecorderNoMemory(t *testing.T) {
 	require.NoError(t, err)
 	end, ctx, op := rec.Observer().End, t.Context(), goodOperation()
 	require.Zero(t, testing.AllocsPerRun(100, func() { end(ctx, op, nil) }))
+}
+
+// Nothing is kept, and the client does not even make a record.
+func TestWithARecorderAGETThatGoesWellCostsWhatItCostsWithout(t *testing.T) {
+	resp := &http.Response{StatusCode: 200, Body: http.NoBody}
+	base := roundTrip(func(*http.Request) (*http.Response, error) { return resp, nil })
+	rec, err := debug.New(debug.Config{})
+	require.NoError(t, err)
+	log := resilient.LogTo(slog.New(slog.DiscardHandler))
+	rt, err := resilient.NewTransport(resilient.Config{Base: base, Observer: resilient.Observers(rec.Observer(), log)})
+	require.NoError(t, err)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://host.test/", nil)
+	require.NoError(t, err)
+	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = rt.RoundTrip(req) }))
 }
 
 func goodOperation() resilient.Operation {

@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+
+	"github.com/go-resilient/resilient/internal/httptoken"
 )
 
 // doorway is the listener that a Server's net/http accepts from.
@@ -110,7 +112,7 @@ func (a *accepted) open() {
 			return
 		}
 		a.refused = true
-		if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil && isToken(string(plain.RecordHeader[:3])) {
+		if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil && httptoken.Valid(string(plain.RecordHeader[:3])) {
 			io.WriteString(plain.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 		}
 		a.finish(FIN)

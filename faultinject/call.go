@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/go-resilient/resilient/internal/httptoken"
 )
 
 // call is the caller's side of one RoundTrip: its ways of giving up, its body
@@ -58,7 +60,7 @@ func (t *Transport) check(req *http.Request) error {
 		return errors.New("net/http: invalid " + flaw)
 	case t.handler != nil && scheme != "http" && scheme != "https":
 		return fmt.Errorf("unsupported protocol scheme %q", scheme)
-	case req.Method != "" && !isToken(req.Method):
+	case req.Method != "" && !httptoken.Valid(req.Method):
 		return fmt.Errorf("net/http: invalid method %q", req.Method)
 	case req.URL.Host == "":
 		return errors.New("http: no Host in request URL")
@@ -68,7 +70,7 @@ func (t *Transport) check(req *http.Request) error {
 
 func headerFlaw(what string, h http.Header) string {
 	for name, values := range h {
-		if !isToken(name) {
+		if !httptoken.Valid(name) {
 			return fmt.Sprintf("%s field name %q", what, name)
 		}
 		for _, v := range values {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-resilient/resilient/internal/httptoken"
 )
 
 // How says in which way a connection ends.
@@ -355,19 +357,11 @@ func joinHeader(lines []string) string {
 	for _, line := range lines {
 		name, value, ok := strings.Cut(line, ":")
 		value = strings.Trim(value, " \t")
-		if ok && isToken(name) && !strings.ContainsFunc(value, isControl) {
+		if ok && httptoken.Valid(name) && !strings.ContainsFunc(value, isControl) {
 			kept = append(kept, textproto.CanonicalMIMEHeaderKey(name)+": "+value)
 		}
 	}
 	return strings.Join(kept, "\n")
-}
-
-// isToken follows RFC 9110, section 5.6.2.
-func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		letter := 'a' <= r|0x20 && r|0x20 <= 'z' && r < 0x80
-		return !letter && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
-	})
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }

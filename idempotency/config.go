@@ -8,8 +8,9 @@ import (
 	"math"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/go-resilient/resilient/internal/httptoken"
 )
 
 const (
@@ -188,7 +189,7 @@ func (c *Config) complete() error {
 		return err
 	}
 	for _, h := range c.KeepHeaders {
-		if !isToken(h) {
+		if !httptoken.Valid(h) {
 			return fmt.Errorf("idempotency: Config.KeepHeaders: %q is not a header name", h)
 		}
 		if neverKept(http.CanonicalHeaderKey(h)) {
@@ -223,7 +224,7 @@ func (c *Config) completeHTTP() error {
 	if c.Header == "" {
 		c.Header = defaultHeader
 	}
-	if !isToken(c.Header) {
+	if !httptoken.Valid(c.Header) {
 		return fmt.Errorf("idempotency: Config.Header: %q is not a header name", c.Header)
 	}
 	c.Header = http.CanonicalHeaderKey(c.Header)
@@ -239,7 +240,7 @@ func (c *Config) completeHTTP() error {
 	}
 	c.Methods = slices.Clone(c.Methods)
 	for _, m := range c.Methods {
-		if !isToken(m) {
+		if !httptoken.Valid(m) {
 			return fmt.Errorf("idempotency: Config.Methods: %q is not a method", m)
 		}
 	}
@@ -268,14 +269,3 @@ func (c *Config) keep() Keep {
 }
 
 func (c *Config) covers(method string) bool { return slices.Contains(c.Methods, method) }
-
-// isToken: RFC 9110, section 5.6.2.
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
-}

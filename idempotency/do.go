@@ -14,8 +14,9 @@ import (
 // fn is run on the caller's goroutine, under a context that ends when the lease
 // on the key is lost or the run takes too long, and not with ctx. An error that
 // fn returns leaves the outcome unknown, unless it is [ErrNotApplied] or
-// [NotApplied] was called: then the key is free again. Do returns fn's error in
-// both cases, and otherwise an [*Error].
+// [NotApplied] was called: then the key is free again, but after [Reexecute],
+// where fn speaks for this run only and the outcome of the key stays unknown. Do
+// returns fn's error in all these cases, and otherwise an [*Error].
 func (e *Engine) Do(ctx context.Context, scope, key string, fingerprint Fingerprint, fn func(context.Context) ([]byte, error)) ([]byte, error) {
 	if key == "" || scope == "" {
 		return nil, errors.New("idempotency: Do: scope and key must not be empty")

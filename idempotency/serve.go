@@ -261,8 +261,8 @@ func (o *operation) committed() (Answer, bool) {
 
 // unsettled is for an answer that could not be stored. If another run has the
 // key now, its word counts; if nobody knows the key any more, or it has been taken
-// for another request since, the answer at hand is still the truth; and if the store does not answer, nobody can say what a
-// repetition will find.
+// for another request since, the answer at hand is still the truth; and if the
+// store does not answer, nobody can say what a repetition will find.
 func (o *operation) unsettled(w work, answer Answer, err error) error {
 	var rec Record
 	if errors.Is(err, ErrLost) {

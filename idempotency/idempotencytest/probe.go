@@ -373,10 +373,3 @@ func (p *probe) effects(ctx context.Context) (int, bool) {
 }
 
 func headerNames(h http.Header) []string { return slices.Sorted(maps.Keys(h)) }
-
-// isToken: RFC 9110, section 5.6.2.
-func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
-}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-resilient/resilient/internal/httptoken"
 )
 
 // A Target is a service of which is to be learnt whether it honours idempotency
@@ -85,7 +87,7 @@ func (t *Target) complete() (*url.URL, error) {
 		return nil, fmt.Errorf("idempotencytest: Target.Method: %q is not a method", t.Method)
 	}
 	for _, name := range append([]string{t.KeyHeader}, headerNames(t.Header)...) {
-		if !isToken(name) {
+		if !httptoken.Valid(name) {
 			return nil, fmt.Errorf("idempotencytest: %q is not a header name", name)
 		}
 	}
