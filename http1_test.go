@@ -140,6 +140,115 @@ func TestAStaleConnectionCostsNoPause(t *testing.T) {
 	}
 }
 
+// net/http sends a request under its caller's key again when the used connection
+// that it went out on ends. It cannot, since we keep the body from it, so nobody
+// may be worse off with us: neither by the budget nor by the breaker.
+func TestAServerThatEndsUsedConnectionsCostsNoMoreThanWithNetHTTPAlone(t *testing.T) {
+	const rounds = 100
+	run := func(t *testing.T, idle int, header string, clientOver func(*http.Transport) *http.Client) (done, arrived int) {
+		synctest.Test(t, func(t *testing.T) {
+			end, base := overHTTP1(t, func(p *peer) { // each connection serves once
+				if p.request() > 0 {
+					time.Sleep(time.Second)
+					p.answer(200)
+					p.request()
+				}
+			})
+			base.MaxIdleConnsPerHost = idle
+			client := clientOver(base)
+			for range rounds {
+				base.CloseIdleConnections()
+				var all sync.WaitGroup
+				for range idle {
+					all.Go(func() { do(t, client, newRequestTo(t, "http://api.test/")) })
+				}
+				all.Wait()
+				req := wireKinds[1].request(t, t.Context(), "http://api.test/")
+				req.Header.Set(header, "mine")
+				if resp, err := client.Do(req); err == nil {
+					require.NoError(t, resp.Body.Close())
+					done++
+				}
+			}
+			base.CloseIdleConnections()
+			arrived = len(end.arrivals())
+		})
+		return done, arrived
+	}
+	for _, tt := range []struct {
+		name   string
+		idle   int
+		header string
+		done   int
+		sent   int // in each round
+	}{
+		{"one, under the caller's key", 1, "Idempotency-Key", rounds, 1 + 2},
+		{"three, under the caller's key", 3, "X-Idempotency-Key", rounds, 3 + 4},
+		{"one, without a key", 1, "X-Nothing", 0, 1 + 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want := []int{tt.done, rounds * tt.sent}
+			done, arrived := run(t, tt.idle, tt.header, func(base *http.Transport) *http.Client { return &http.Client{Transport: base} })
+			require.Equal(t, want, []int{done, arrived}, "net/http alone")
+			done, arrived = run(t, tt.idle, tt.header, func(base *http.Transport) *http.Client { return overWire(t, base, steady) })
+			require.Equal(t, want, []int{done, arrived})
+		})
+	}
+}
+
+// What the end of a connection allows for free, an answer has paid for before.
+func TestTheEndOfUsedConnectionsAllowsNoMoreRetriesThanThereWereAnswers(t *testing.T) {
+	const operations, idle = 200, 7
+	for _, tt := range []struct {
+		name, url string
+		wire      func(*testing.T, func(*peer)) (*farEnd, *http.Transport)
+		atOnce    int // at first, when all goes well
+		script    func(*peer)
+	}{
+		{"HTTP/1.1, each on its own", "http://api.test/", overHTTP1, idle, func(p *peer) {
+			if p.n < idle && p.request() > 0 {
+				time.Sleep(time.Second)
+				p.answer(200)
+			}
+			p.request()
+		}},
+		{"HTTP/2, all on one", "https://api.test/", overHTTP2, 1, func(p *peer) {
+			for ok := p.begin(); ok && p.n == 0; {
+				switch stream, n := p.stream(); {
+				case stream == 0 || n == idle+operations:
+					return
+				case n <= idle:
+					p.ok(stream)
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, base := tt.wire(t, tt.script)
+				base.MaxIdleConnsPerHost = idle
+				client := overWire(t, base, steady, wireKinds[2].config, func(c *resilient.Config) { c.NoBreaker = true })
+				retriesOf := func(operations int) int {
+					var attempts atomic.Int64
+					var all sync.WaitGroup
+					for range operations {
+						all.Go(func() { attempts.Add(int64(do(t, client, wireKinds[2].request(t, t.Context(), tt.url)).attempts)) })
+					}
+					all.Wait()
+					return int(attempts.Load()) - operations
+				}
+				for range idle / tt.atOnce {
+					require.Zero(t, retriesOf(tt.atOnce))
+				}
+				start := time.Now()
+				retries := retriesOf(operations)
+				require.LessOrEqual(t, retries, 10+operations/10+int(time.Since(start)/(10*time.Second))+idle)
+				require.GreaterOrEqual(t, retries, 10)
+			})
+		})
+	}
+}
+
 // What net/http reports is the fate of its last copy: here of one that never
 // left, after one that was acted on.
 func TestAReplayThatNeverLeftDoesNotHideTheCopyThatDid(t *testing.T) {

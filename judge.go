@@ -39,11 +39,25 @@ func (op *operation) judge(t *try) {
 	}
 	t.believed, t.pending = op.wire, op.pending()
 	op.t.judge(op.req, t)
-	if t.verdict == Unsent && t.stale() && !op.hurried {
-		// net/http would send it again at once, and tell nobody, had we not kept
-		// the body from it: so it costs nothing, once, and nobody is told.
+	if op.spares(t) {
 		t.unpaid, t.report = true, neutral
 	}
+}
+
+// spares reports whether t is held against nobody: the budget does not pay for
+// its repeat and the breaker is not told. It met the end of a used connection, where
+// net/http would send the request again at once, had we not kept the body from
+// it. Each connection is good for one, whoever got it idle, so what is spared is
+// never more than the server has answered; a request that cannot have been looked
+// at is spared once in any case, since many of them can share a connection.
+func (op *operation) spares(t *try) bool {
+	switch {
+	case !t.stale():
+		return false
+	case t.sight.idle:
+		return t.verdict == Transient || t.verdict == Unsent
+	}
+	return t.verdict == Unsent && !op.hurried
 }
 
 // stale reports whether the attempt met the end of a connection that had served

@@ -45,6 +45,7 @@ type evidence struct {
 	head    bool     // WroteHeaders, on any connection
 	current bool     // WroteHeaders, on the connection got last
 	reused  bool     // the connection got last had served before
+	idle    bool     // and nobody was on it when it was got
 	broke   bool     // WroteRequest with an error
 	sent    int      // requests on the wire before the connection got last
 	conn    net.Conn // got last
@@ -94,7 +95,7 @@ func (e *evidence) gotConn(info httptrace.GotConnInfo) {
 		// cut here does not leave. The attempt stands for the one before it.
 		e.sent--
 	}
-	e.got, e.current, e.reused, e.conn = true, false, info.Reused, info.Conn
+	e.got, e.current, e.reused, e.idle, e.conn = true, false, info.Reused, info.WasIdle, info.Conn
 	e.mu.Unlock()
 	if stop {
 		e.cut(errSentAgain)
@@ -130,7 +131,7 @@ func isHTTP2(conn net.Conn) bool {
 type sight struct {
 	watched          bool // somebody looked
 	asked, got, head bool
-	reused           bool
+	reused, idle     bool
 	broke            bool // the request could not be written to its end
 	replays          int  // sendings by net/http itself, before the last
 	open             bool // the attempt could still go on: its context and Request.Cancel
@@ -142,7 +143,7 @@ func (e *evidence) sight(open bool) sight {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, broke: e.broke, replays: e.sent, open: open}
+	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, idle: e.idle, broke: e.broke, replays: e.sent, open: open}
 }
 
 // neverAsked reports whether net/http did not even look for a connection. That
