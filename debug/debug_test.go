@@ -445,34 +445,43 @@ func TestEventsTellWhatIsNewAndNothingElse(t *testing.T) {
 }
 
 func TestAServersWriteTimeoutDoesNotEndTheStream(t *testing.T) {
-	inBubble(t, "over a minute of heartbeats", func(t *testing.T) {
-		network := faultinject.NewNetwork()
-		listener, err := network.Listen("internal.test:80")
-		require.NoError(t, err)
-		ctx, stop := context.WithCancel(t.Context())
-		srv := &http.Server{Handler: debug.Handler(nil), WriteTimeout: time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
-		served := make(chan error, 1)
-		go func() { served <- srv.Serve(listener) }()
-		base := network.Transport()
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://internal.test/debug/resilient/events", nil)
-		require.NoError(t, err)
-		resp, err := base.RoundTrip(req)
-		require.NoError(t, err)
-		start, beats := time.Now(), 0
-		for lines := bufio.NewScanner(resp.Body); beats < 4 && lines.Scan(); {
-			if lines.Text() == ": still here" {
-				beats++
+	for _, name := range []string{"HTTP/1.1", "HTTP/2"} {
+		inBubble(t, "over a minute of heartbeats by "+name, func(t *testing.T) {
+			var protocols http.Protocols
+			protocols.SetHTTP1(name == "HTTP/1.1")
+			protocols.SetUnencryptedHTTP2(name == "HTTP/2")
+			network := faultinject.NewNetwork()
+			listener, err := network.Listen("internal.test:80")
+			require.NoError(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			srv := &http.Server{Handler: debug.Handler(nil), WriteTimeout: time.Second, Protocols: &protocols,
+				BaseContext: func(net.Listener) context.Context { return ctx }}
+			served := make(chan error, 1)
+			go func() { served <- srv.Serve(listener) }()
+			base := network.Transport()
+			base.Protocols = &protocols
+			req, err := http.NewRequestWithContext(t.Context(), "GET", "http://internal.test/debug/resilient/events", nil)
+			require.NoError(t, err)
+			resp, err := base.RoundTrip(req)
+			require.NoError(t, err)
+			start, beats := time.Now(), 0
+			lines := bufio.NewScanner(resp.Body)
+			for beats < 4 && lines.Scan() {
+				if lines.Text() == ": still here" {
+					beats++
+				}
 			}
-		}
-		require.Equal(t, time.Minute, time.Since(start).Round(time.Second))
+			require.NoError(t, lines.Err())
+			require.Equal(t, time.Minute, time.Since(start).Round(time.Second))
 
-		stop() // a service that ends its contexts can shut down while pages are open
-		require.NoError(t, srv.Shutdown(t.Context()))
-		require.ErrorIs(t, <-served, http.ErrServerClosed)
-		require.NoError(t, resp.Body.Close())
-		base.CloseIdleConnections()
-		require.NoError(t, network.Close())
-	})
+			stop() // a service that ends its contexts can shut down while pages are open
+			require.NoError(t, resp.Body.Close())
+			require.NoError(t, srv.Shutdown(t.Context()))
+			require.ErrorIs(t, <-served, http.ErrServerClosed)
+			base.CloseIdleConnections()
+			require.NoError(t, network.Close())
+		})
+	}
 }
 
 func TestViewersAreBounded(t *testing.T) {

@@ -147,7 +147,11 @@ func (s *stream) update() error {
 	if _, err := s.to.Write([]byte(text)); err != nil {
 		return err
 	}
-	return s.control.Flush()
+	if err := s.control.Flush(); err != nil {
+		return err
+	}
+	_ = s.control.SetWriteDeadline(time.Time{}) // HTTP/2 would end the stream by it though nothing is being written
+	return nil
 }
 
 // encode escapes <, > and & too, and has no line breaks.
