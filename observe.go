@@ -2,6 +2,7 @@ package resilient
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -184,28 +185,47 @@ func (o Observer) end(ctx context.Context, op Operation, err error) {
 }
 
 // LogTo returns an Observer that writes to l: each attempt that brought no final
-// answer at level Warn, and an operation that took more than one attempt or
-// ended in an error at level Info or Error. An untroubled operation is silent.
+// answer at level Warn, and an operation that took more than one attempt at level
+// Info, or Error if it ended in one, or Warn if that is only that its caller left.
+// An untroubled operation is silent, and so is everything if l is nil.
 // A key appears only as a short hash, the same in all lines of the operation. The
 // handler is given the operation's context: one that looks for a trace in it finds
 // what an observer before this one put there.
 func LogTo(l *slog.Logger) Observer {
+	if l == nil {
+		return Observer{}
+	}
 	return Observer{
 		TroubleOnly: true,
 		Attempt: func(ctx context.Context, a Attempt) {
-			if a.Verdict != Done {
+			if a.Verdict != Done && l.Enabled(ctx, slog.LevelWarn) {
 				l.LogAttrs(ctx, slog.LevelWarn, "attempt failed", append(attemptAttrs(a), keyAttr(ctx)...)...)
 			}
 		},
 		End: func(ctx context.Context, op Operation, err error) {
+			level, message := slog.LevelInfo, "operation answered"
 			switch {
+			case err == nil && !trouble(op.Attempts, op.Stop):
+				return
+			case err != nil && errors.Is(op.Stop, context.Canceled):
+				level, message = slog.LevelWarn, "operation failed"
 			case err != nil:
-				l.LogAttrs(ctx, slog.LevelError, "operation failed", append(operationAttrs(op), slog.Any("err", err))...)
-			case trouble(op.Attempts, op.Stop):
-				l.LogAttrs(ctx, slog.LevelInfo, "operation answered", operationAttrs(op)...)
+				level, message = slog.LevelError, "operation failed"
+			}
+			if l.Enabled(ctx, level) {
+				l.LogAttrs(ctx, level, message, append(operationAttrs(op), errorAttr("err", err)...)...)
 			}
 		},
 	}
+}
+
+// errorAttr is the text of err alone: a handler that takes values apart would find
+// the key in an [*Error], and in a Base's errors who knows what.
+func errorAttr(name string, err error) []slog.Attr {
+	if err == nil {
+		return nil
+	}
+	return []slog.Attr{slog.String(name, err.Error())}
 }
 
 func attemptAttrs(a Attempt) []slog.Attr {
@@ -217,10 +237,7 @@ func attemptAttrs(a Attempt) []slog.Attr {
 	if a.Status != 0 {
 		attrs = append(attrs, slog.Int("status", a.Status))
 	}
-	if a.Err != nil {
-		attrs = append(attrs, slog.Any("err", a.Err))
-	}
-	return attrs
+	return append(attrs, errorAttr("err", a.Err)...)
 }
 
 // troubledKey asks the context of an operation whether it has been in trouble.
@@ -247,8 +264,5 @@ func operationAttrs(op Operation) []slog.Attr {
 	if n := len(op.Attempts); n > 0 && op.Attempts[n-1].Status != 0 {
 		attrs = append(attrs, slog.Int("status", op.Attempts[n-1].Status))
 	}
-	if op.Stop != nil {
-		attrs = append(attrs, slog.Any("stop", op.Stop))
-	}
-	return attrs
+	return append(attrs, errorAttr("stop", op.Stop)...)
 }

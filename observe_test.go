@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -209,6 +210,94 @@ func (contextReader) Enabled(context.Context, slog.Level) bool { return true }
 func (c contextReader) Handle(ctx context.Context, r slog.Record) error {
 	*c.seen = append(*c.seen, r.Message+" ["+marks(ctx)+"]")
 	return nil
+}
+
+// takingApart is a slog.Handler that writes an attribute's value as JSON, as
+// many that are made to look nice do.
+type takingApart struct {
+	slog.Handler
+	out *bytes.Buffer
+}
+
+func (takingApart) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h takingApart) Handle(_ context.Context, r slog.Record) (err error) {
+	r.Attrs(func(a slog.Attr) bool {
+		err = errors.Join(err, json.NewEncoder(h.out).Encode(map[string]any{a.Key: a.Value.Any()}))
+		return true
+	})
+	return err
+}
+
+func TestALogHandlerThatTakesErrorsApartFindsNoKeyInThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		got := do(t, newClient(t, script(lost()), func(c *resilient.Config) {
+			c.Keys.New = func() string { return "order-7" }
+			c.Observer = resilient.LogTo(slog.New(takingApart{out: &out}))
+		}), newRequest(t, http.MethodPost, "x"))
+		require.Error(t, got.err)
+		require.NotContains(t, out.String(), "order-7")
+		require.Contains(t, out.String(), `{"key_hash":"df8cf802"}`)
+		require.Contains(t, out.String(), `{"stop":"not safe to repeat`)
+		require.Contains(t, out.String(), `{"err":"resilient: POST http://api.test/charges: outcome unknown after 1 attempt`)
+	})
+}
+
+func TestTheLogCallsACallerWhoLeavesNoError(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		leaves bool
+		level  slog.Level
+	}{{"one who leaves", true, slog.LevelWarn}, {"one whose time runs out", false, slog.LevelError}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				levels := make(map[string]slog.Level)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if tt.leaves {
+					time.AfterFunc(time.Millisecond, cancel)
+				}
+				client := newClient(t, roundTrip(func(req *http.Request) (*http.Response, error) {
+					<-req.Context().Done()
+					return nil, req.Context().Err()
+				}), func(c *resilient.Config) { c.Observer = resilient.LogTo(slog.New(levelReader{levels: levels})) })
+				got := do(t, client, newRequest(t, http.MethodPost, "x").WithContext(ctx))
+				require.Error(t, got.err)
+				require.Equal(t, map[string]slog.Level{"attempt failed": slog.LevelWarn, "operation failed": tt.level}, levels)
+			})
+		})
+	}
+}
+
+// levelReader is a slog.Handler that notes the level of each message.
+type levelReader struct {
+	slog.Handler
+	levels map[string]slog.Level
+}
+
+func (levelReader) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h levelReader) Handle(_ context.Context, r slog.Record) error {
+	h.levels[r.Message] = r.Level
+	return nil
+}
+
+func TestALogThatNobodyWantsCostsNothing(t *testing.T) {
+	op := resilient.Operation{Method: "GET", URL: "http://api.test/", Key: "k", Attempts: []resilient.Attempt{
+		{N: 1, Method: "GET", Host: "api.test", Verdict: resilient.Transient, Err: errors.New("reset"), Status: 0},
+	}}
+	err, ctx := errors.New("failed"), t.Context()
+	log := resilient.LogTo(slog.New(slog.DiscardHandler))
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		log.Attempt(ctx, op.Attempts[0])
+		log.End(ctx, op, nil)
+		log.End(ctx, op, err)
+	}))
+	require.NotPanics(t, func() {
+		client := newClient(t, script(lost()), func(c *resilient.Config) { c.Observer = resilient.LogTo(nil) })
+		require.Error(t, do(t, client, newRequest(t, http.MethodPost, "x")).err)
+	}, "a Logger that was forgotten")
 }
 
 func TestAnAttemptTellsAReplayedAnswer(t *testing.T) {
