@@ -114,13 +114,14 @@ func (t *Transport) stateOf(h *host) HostState {
 	if h.gate != nil {
 		h.gate.tell(&s)
 	}
-	now := t.now()
+	clock := time.Now()
+	now := clock.Sub(t.epoch)
 	s.InFlight = int(max(0, h.users.Load()))
 	s.Balance = max(0, h.budget.balance(now))
 	since := h.doubt.beginning(now)
 	s.Doubted = since != 0 && now-since >= doubtAfter && !t.cfg.NoBudget
 	if rest := h.cooling(now); rest > 0 {
-		s.CoolUntil = t.epoch.Add(now + rest)
+		s.CoolUntil = clock.Add(rest) // not from epoch: the clock may have been set since
 	}
 	return s
 }

@@ -82,7 +82,9 @@ func (t *Transport) passThrough(req *http.Request, h *host, start time.Duration)
 		last.judgement = judgement{verdict: Done, outcome: Answered, report: success}
 		return last, no
 	}
-	last.start, last.took = t.epoch.Add(start), t.now()-start
+	now := time.Now()
+	last.took = now.Sub(t.epoch) - start
+	last.start = now.Add(-last.took) // not from epoch: the clock may have been set since
 	last.sort()
 	if last.resp != nil {
 		complete(last.resp, req)
