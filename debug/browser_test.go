@@ -42,6 +42,7 @@ type looked struct {
 	rt     *resilient.Transport
 	rec    *debug.Recorder
 	page   string
+	stop   func()
 	down   atomic.Bool // shop.test
 	asked  sync.Map    // the URIs that the page asked for
 }
@@ -65,10 +66,11 @@ func newLooked(t *testing.T, cfg resilient.Config) *looked {
 		l.asked.Store(r.RequestURI, true)
 		mux.ServeHTTP(w, r)
 	}))
-	t.Cleanup(func() { // an open page would hold up Close
+	l.stop = sync.OnceFunc(func() { // an open page would hold up Close
 		srv.CloseClientConnections()
 		srv.Close()
 	})
+	t.Cleanup(l.stop)
 	l.page = srv.URL + "/debug/resilient/"
 	return l
 }
@@ -152,6 +154,73 @@ func TestThePageShowsAnOutageInABrowser(t *testing.T) {
 		}
 	}
 	picture(t)
+}
+
+// A page that is paused shows what it showed, whatever comes meanwhile.
+func TestThePageInABrowserIsTrueThroughPausesAndLostConnections(t *testing.T) {
+	b := chromium.New(t)
+	l := newLooked(t, resilient.Config{FailFast: true, MaxAttempts: 1, MaxRetryAfter: time.Hour, Base: roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.URL.Host == "slow.test" {
+			resp := answer(req, http.StatusTooManyRequests)
+			resp.Header.Set("Retry-After", "3600")
+			return resp, nil
+		}
+		return nil, errors.New("connection reset")
+	})})
+	require.False(t, strings.Contains(served(t, l.page), "none yet"), "with the script off, or before it has heard anything, nothing is known")
+	require.NoError(t, l.send(t.Context(), "http://slow.test/", ""))
+	for range 10 {
+		require.Error(t, l.send(t.Context(), "http://down.test/", "k-1"))
+	}
+	old := resilient.Operation{Method: "GET", URL: "http://old.test/", Attempts: []resilient.Attempt{{N: 1, Start: time.Now().AddDate(-1, 0, 0)}}}
+	l.rec.Observer().End(t.Context(), old, errors.New("long ago"))
+	l.rec.Observer().End(t.Context(), waitedInVain(), nil)
+	b.Look(1100, "light")
+	b.Open(l.page, `$("state").classList.contains("live") && $("operations").children.length === 13`)
+
+	require.Contains(t, b.Eval(`return $("operations").children[1].querySelector("time").textContent`), old.Attempts[0].Start.Format(time.DateOnly),
+		"what did not happen today has a date")
+	require.Contains(t, b.Eval(`return $("operations").children[0].innerText`), "503 transient, 1.0 s; then waited 2.0 s")
+	b.Eval(`$("q").focus(); fill("q", "slow"); await until(() => $("hosts").rows.length === 1)`)
+	require.Empty(t, b.Eval(`return $("news").textContent`), "what a filter hides is not over")
+	b.Eval(`fill("q", ""); await until(() => $("hosts").rows.length === 2)`)
+
+	b.Eval(`$("operations").querySelector("button").focus(); window.first = document.activeElement`)
+	b.Eval(`const was = stream; document.dispatchEvent(new Event("visibilitychange")); await until(() => stream !== was && last.fresh && stream.readyState === 1)`)
+	require.Equal(t, "true", b.Eval(`return String(document.activeElement === window.first)`), "who comes back to the page finds what had his focus")
+
+	b.Eval(`$("pause").click(); window.shown = $("operations").textContent`)
+	require.Error(t, l.send(t.Context(), "http://down.test/late", ""))
+	b.Eval(`await until(() => held); held = null; document.dispatchEvent(new Event("visibilitychange")); await until(() => held)`)
+	require.Equal(t, "true", b.Eval(`return String($("operations").textContent === window.shown)`), "a pause outlasts a connection")
+	b.Eval(`const real = Date.now; Date.now = () => real() + 1800e3; $("pause").click(); window.left = $("hosts").innerText; Date.now = real`)
+	require.Equal(t, "true", b.Eval(`return String(window.left.match(/to be left alone for (\d+) min/)[1] <= 30)`), "half of an hour is over")
+	require.Contains(t, b.Eval(`return $("operations").textContent`), "/late")
+
+	l.stop()
+	b.Eval(`await until(() => /^no connection since \d\d:\d\d:\d\d, trying again$/.test($("state").textContent))`)
+	require.Equal(t, "true", b.Eval(`const real = Date.now; Date.now = () => real() + 600e3; const was = $("hosts").innerText; tick(); const is = $("hosts").innerText; Date.now = real; return String(was === is)`),
+		"nobody knows how long it has been so")
+}
+
+// served is the page as it comes.
+func served(t *testing.T, url string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, errors.Join(err, resp.Body.Close()))
+	return string(text)
+}
+
+// waitedInVain is an operation that was given its only answer two seconds late:
+// the breaker let in no second attempt.
+func waitedInVain() resilient.Operation {
+	return resilient.Operation{Method: "GET", URL: "http://late.test/", Outcome: resilient.Answered, Stop: resilient.ErrOpen, Attempts: []resilient.Attempt{{
+		N: 1, Start: time.Now().Add(-3 * time.Second), Duration: time.Second, Wait: 2 * time.Second, Status: 503, Verdict: resilient.Transient, Outcome: resilient.Answered,
+	}}}
 }
 
 // byKeyboard walks through the page by keyboard.

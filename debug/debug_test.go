@@ -160,6 +160,16 @@ func TestAZeroRecorderKeepsTwoHundred(t *testing.T) {
 	require.Equal(t, 200, stateOf(t, page, "").Operations.Found)
 }
 
+func TestARecorderThatWasNotMadeRecordsNothing(t *testing.T) {
+	var rec *debug.Recorder
+	rt, err := resilient.NewTransport(resilient.Config{MaxAttempts: 1, Observer: rec.Observer(),
+		Base: roundTrip(func(req *http.Request) (*http.Response, error) { return answer(req, 500), nil })})
+	require.NoError(t, err)
+	w := &watched{client: &http.Client{Transport: rt}}
+	require.NoError(t, w.send(t, "GET", "http://api.test/"))
+	require.False(t, stateOf(t, rec.Handler(rt), "").Operations.Recorded)
+}
+
 func TestOnlyOperationsInTroubleAreKept(t *testing.T) {
 	inBubble(t, "with each attempt, each wait and the reason of the end", func(t *testing.T) {
 		w := newWatched(t, resilient.Config{Base: statuses(200, 503, 0, 200, 500, 404, 0), Backoff: second, MaxAttempts: 3}, 0)
@@ -317,6 +327,7 @@ func TestAnUpdateIsBoundedHoweverMuchThereIs(t *testing.T) {
 		s = stateOf(t, w.page, "?q=down3.test/orders")
 		require.Equal(t, 1000, s.Operations.Found)
 		require.Zero(t, stateOf(t, w.page, "?key_hash=00000000").Operations.Found)
+		require.Equal(t, 10_000, stateOf(t, w.page, "?q="+strings.Repeat("x", 300)).Operations.Found, "a long filter is cut, and still finds")
 	})
 }
 

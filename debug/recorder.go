@@ -58,8 +58,11 @@ func New(cfg Config) (*Recorder, error) {
 
 // Observer returns what tells the Recorder of a client's operations: it is to be
 // the client's Config.Observer, or to be joined to another by
-// [resilient.Observers].
+// [resilient.Observers]. That of a nil Recorder records nothing.
 func (r *Recorder) Observer() resilient.Observer {
+	if r == nil {
+		return resilient.Observer{}
+	}
 	return resilient.Observer{TroubleOnly: true, End: func(_ context.Context, op resilient.Operation, err error) {
 		if err != nil || slices.ContainsFunc(op.Attempts, inTrouble) {
 			r.keep(newRecord(op, err))

@@ -52,7 +52,7 @@ type filter struct {
 }
 
 func newFilter(q url.Values) filter {
-	f := filter{text: strings.ToLower(clip(q.Get("q"), longestFilter))}
+	f := filter{text: strings.ToLower(strings.TrimSuffix(clip(q.Get("q"), longestFilter), "…"))} // as of a long name that the page shows
 	for _, hash := range q["key_hash"] {
 		if hash != "" && len(f.hashes) < mostHashes {
 			f.hashes = append(f.hashes, strings.ToLower(clip(hash, longestFilter)))
