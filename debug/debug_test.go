@@ -178,6 +178,7 @@ func TestOnlyOperationsInTroubleAreKept(t *testing.T) {
 		require.NoError(t, w.send(t, "GET", "http://api.test/absent"))
 		require.Error(t, w.send(t, "GET", "http://api.test/gone"))
 		s := stateOf(t, w.page, "")
+		require.Equal(t, time.Now().UTC(), s.Now, "by which the times are to be read")
 		require.True(t, s.Operations.Recorded)
 		require.Equal(t, 3, s.Operations.InTrouble)
 		gone, absent, charge := s.Operations.Shown[0], s.Operations.Shown[1], s.Operations.Shown[2]

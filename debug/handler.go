@@ -84,7 +84,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *handler) serveState(w http.ResponseWriter, r *http.Request) {
 	f := newFilter(r.URL.Query())
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(view{h.source.viewHosts(f), h.source.viewOperations(f, 0)})
+	_ = json.NewEncoder(w).Encode(view{time.Now().UTC(), h.source.viewHosts(f), h.source.viewOperations(f, 0)})
 }
 
 // serveEvents sends what is new, at most every half second, until the viewer
@@ -130,15 +130,15 @@ type stream struct {
 func (s *stream) update() error {
 	var (
 		text = ": still here\n\n"
-		v    = view{s.h.source.viewHosts(s.filter), s.h.source.viewOperations(s.filter, s.seen)}
 		now  = time.Now()
+		v    = view{now.UTC(), s.h.source.viewHosts(s.filter), s.h.source.viewOperations(s.filter, s.seen)}
 	)
 	s.seen = max(s.seen, v.Operations.Troubled)
 	hosts, counts := encode(v.Hosts), encode(v.Operations.Troubled)
 	switch {
 	case hosts != s.hosts || counts != s.counts:
 		s.hosts, s.counts = hosts, counts
-		text = "data: {\"now\":" + encode(now.UTC()) + ",\"hosts\":" + hosts + ",\"operations\":" + encode(v.Operations) + "}\n\n"
+		text = "data: " + encode(v) + "\n\n"
 	case now.Sub(s.wrote) < heartbeat:
 		return nil
 	}

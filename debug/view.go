@@ -71,6 +71,7 @@ func (f filter) findsOperation(r *record) bool {
 
 // view is the page's content, and the JSON.
 type view struct {
+	Now        time.Time      `json:"now"` // by which the times are to be read
 	Hosts      hostsView      `json:"hosts"`
 	Operations operationsView `json:"operations"`
 }
