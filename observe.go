@@ -185,9 +185,9 @@ func (o Observer) end(ctx context.Context, op Operation, err error) {
 }
 
 // LogTo returns an Observer that writes to l: each attempt that brought no final
-// answer at level Warn, and an operation that took more than one attempt at level
-// Info, or Error if it ended in one, or Warn if that is only that its caller left.
-// An untroubled operation is silent, and so is everything if l is nil.
+// answer at level Warn, and the end of an operation in trouble: at level Info if
+// it was answered all the same, at level Warn if its caller left, at level Error
+// if it failed. All others are silent, and so is everything if l is nil.
 // A key appears only as a short hash, the same in all lines of the operation. The
 // handler is given the operation's context: one that looks for a trace in it finds
 // what an observer before this one put there.
