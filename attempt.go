@@ -27,25 +27,16 @@ func (e *timeoutError) Timeout() bool { return true }
 // Is makes it a deadline exceeded, as net/http's own timeouts are.
 func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-var errNoAnswer = errors.New("neither a response nor an error came from Base")
+var (
+	errNoAnswer = errors.New("neither a response nor an error came from Base")
+	errPanic    = errors.New("the attempt panicked")
+)
 
-// attempt makes one attempt: the request's copy, Base, the judgement. It has
-// leave from the gate and reports back whatever happens, a panic below included.
-// Once nothing can keep it from being made, the answer of the attempt before it
-// is discarded. The error is why there was nothing to hand to Base.
-func (op *operation) attempt(leave pass, before *try) (last try, stop error) {
-	returned := false
-	defer func() {
-		if !returned { // Base, Prepare or Classify panicked
-			last.drop()
-			op.upload.finish(false)
-		}
-		if last.resp == nil {
-			last.finish()
-		}
-		leave.done(last.report)
-	}()
-
+// attempt makes one attempt: the request's copy, Base, the judgement. Once
+// nothing can keep it from being made, the answer of the attempt before it is
+// discarded. The error is why there was nothing to hand to Base. In a panic below
+// last is left as far as it came.
+func (op *operation) attempt(last, before *try) (stop error) {
 	ctx, cancel := op.attemptContext()
 	ev := op.watched(len(op.attempts) == op.earlier)
 	if ev != nil {
@@ -56,15 +47,17 @@ func (op *operation) attempt(leave pass, before *try) (last try, stop error) {
 		ctx = httptrace.WithClientTrace(ctx, ev.watch(isLarge(op.req)))
 	}
 	last.cancel = cancel
-	last.start = time.Now()
-	dated := op.key.date(last.start) // before the copy is made, which may tell it
+	now := time.Now()
+	dated := op.key.date(now) // before the copy is made, which may tell it
 	out, err := op.outgoing(ctx)
 	if err != nil {
 		if dated {
 			op.key.firstSent = time.Time{}
 		}
-		returned = true
-		return last, err
+		return err
+	}
+	if last.start = now; op.t.cfg.Prepare != nil { // which may have fetched a token
+		last.start = time.Now()
 	}
 	if ev != nil {
 		ev.url = out.URL // not the caller's, which may be his again when a hook comes late
@@ -77,11 +70,10 @@ func (op *operation) attempt(leave pass, before *try) (last try, stop error) {
 	unbound()
 	last.cutShort(ctx)
 	last.sight = ev.sight(ctx.Err() == nil && !isClosed(op.req.Cancel))
-	op.settle(&last, out)
-	op.judge(&last)
+	op.settle(last, out)
+	op.judge(last)
 	last.err = conceal(last.err, out) // which bears more secrets than the caller's request
-	returned = true
-	return last, nil
+	return nil
 }
 
 // finish ends the attempt's context, if it has one.

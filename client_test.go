@@ -213,6 +213,18 @@ func TestTheTimeoutCoversAllHops(t *testing.T) {
 	})
 }
 
+func TestTheTimeoutCoversWhatPrepareTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := newClient(t, script(faultinject.Stall()), func(c *resilient.Config) {
+			c.Prepare = func(*http.Request) error { time.Sleep(3 * time.Second); return nil }
+			c.Timeout = 5 * time.Second
+		})
+		start := time.Now()
+		require.ErrorIs(t, do(t, client, newRequest(t, http.MethodGet, "")).stop, resilient.ErrNoTime)
+		require.Equal(t, 5*time.Second, time.Since(start))
+	})
+}
+
 func TestEveryBadValueOfTheConfigIsNamed(t *testing.T) {
 	fields := reflect.TypeFor[resilient.Config]()
 	for i := range fields.NumField() {

@@ -79,6 +79,9 @@ func (t *Transport) judge(req *http.Request, last *try) {
 	case stop != nil:
 		last.fatal(stop, last.believed)
 		last.err = joinCause(last.err, context.Cause(req.Context()))
+		if !errors.Is(last.err, stop) { // net/http says no more of Request.Cancel than its text
+			last.err = &concealed{last.err.Error(), fmt.Errorf("%w: %w", stop, last.err)}
+		}
 		return
 	default:
 		last.judgement = judgeError(last.err, last.sight, last.believed)

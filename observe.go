@@ -84,7 +84,8 @@ type Observer struct {
 	AttemptStart func(ctx context.Context, n int) context.Context
 	// Attempt follows each attempt, before any wait.
 	Attempt func(context.Context, Attempt)
-	// End closes the operation. err is nil when an answer is returned.
+	// End closes the operation. err is nil when an answer is returned. A panic of
+	// Base, Prepare or Classify closes it too, with an error.
 	End func(ctx context.Context, op Operation, err error)
 	// TroubleOnly leaves out whatever goes well at the first attempt, a 404 too,
 	// so that a client pays for trouble alone. It has no effect on an Observer

@@ -408,6 +408,88 @@ func secretive(t *testing.T, base http.RoundTripper, bearing func(*http.Request)
 	return texts.String()
 }
 
+func TestATimeoutOfTheHTTPClientIsNeverToldAsACallerWhoLeft(t *testing.T) {
+	for range 50 { // it speaks by the context and by Request.Cancel, and either may be first
+		synctest.Test(t, func(t *testing.T) {
+			var told resilient.Operation
+			end := func(_ context.Context, op resilient.Operation, _ error) { told = op }
+			server := faultinject.NewNetwork().NewServer(t, "http://api.test", answerOK, always(faultinject.Stall()))
+			client := newClient(t, server.Transport(), func(c *resilient.Config) { c.Observer.End = end })
+			client.Timeout = time.Second
+			_, err := client.Do(newRequest(t, http.MethodGet, ""))
+			require.Error(t, err)
+			require.ErrorIs(t, told.Stop, context.DeadlineExceeded)
+			require.ErrorIs(t, told.Attempts[0].Err, context.DeadlineExceeded)
+		})
+	}
+}
+
+func TestACallerWhoLeavesByRequestCancelIsFoundInTheAttemptToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := faultinject.NewNetwork().NewServer(t, "http://api.test", answerOK, always(faultinject.Stall()))
+		left := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(left) })
+		req := newRequest(t, http.MethodGet, "")
+		req.Cancel = left
+		got := do(t, newClient(t, server.Transport()), req)
+		require.ErrorIs(t, got.stop, context.Canceled)
+		require.ErrorIs(t, got.record.Attempts[0].Err, context.Canceled)
+	})
+}
+
+func TestWhatPrepareTakesIsNoPartOfTheAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		got := do(t, newClient(t, script(faultinject.Delay(time.Second)), func(c *resilient.Config) {
+			c.Prepare = func(*http.Request) error { time.Sleep(3 * time.Second); return nil }
+		}), newRequest(t, http.MethodPut, ""))
+		require.Equal(t, 200, got.status)
+		require.Equal(t, begun.Add(3*time.Second), got.record.Attempts[0].Start)
+		require.Equal(t, time.Second, got.record.Attempts[0].Duration)
+	})
+}
+
+func TestAnOperationThatPanicsIsTakenLeaveOf(t *testing.T) {
+	for _, tt := range []struct {
+		where    string
+		attempts int
+		outcome  resilient.Outcome
+	}{
+		{"Prepare", 0, resilient.NotSent},
+		{"Base", 1, resilient.Unknown},
+		{"Classify", 1, resilient.Unknown},
+	} {
+		t.Run(tt.where, func(t *testing.T) {
+			var told []resilient.Operation
+			here := func(where string) {
+				if where == tt.where {
+					panic(where)
+				}
+			}
+			base := roundTrip(func(req *http.Request) (*http.Response, error) {
+				here("Base")
+				return answer(req, http.StatusOK), nil
+			})
+			client := newClient(t, base, func(c *resilient.Config) {
+				c.Prepare = func(*http.Request) error { here("Prepare"); return nil }
+				c.Classify = func(_ *http.Request, _ *http.Response, _ error, v resilient.Verdict) resilient.Verdict {
+					here("Classify")
+					return v
+				}
+				c.Observer.End = func(_ context.Context, op resilient.Operation, err error) {
+					require.Error(t, err)
+					told = append(told, op)
+				}
+			})
+			req := newRequest(t, http.MethodGet, "")
+			require.PanicsWithValue(t, tt.where, func() { _, _ = client.Transport.RoundTrip(req) })
+			require.Len(t, told, 1)
+			require.Len(t, told[0].Attempts, tt.attempts)
+			require.Equal(t, tt.outcome, told[0].Outcome)
+		})
+	}
+}
+
 func TestErrorsAreFoundThroughOurs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got := do(t, newClient(t, faultinject.Handler(answerOK, always(faultinject.LoseResponse(faultinject.RST)))), newRequest(t, http.MethodGet, ""))

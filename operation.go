@@ -295,15 +295,20 @@ func (op *operation) headers() http.Header {
 }
 
 // gone is why the caller no longer waits, nil while he does. Only he decides
-// that: http.Client.Timeout speaks through both his context and Request.Cancel.
+// that: http.Client.Timeout speaks through both his context and Request.Cancel,
+// either of which may be heard first.
 func gone(req *http.Request) error {
-	if err := req.Context().Err(); err != nil {
+	ctx := req.Context()
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if isClosed(req.Cancel) {
-		return context.Canceled
+	if !isClosed(req.Cancel) {
+		return nil
 	}
-	return nil
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
 }
 
 func isClosed(c <-chan struct{}) bool {

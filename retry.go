@@ -121,7 +121,8 @@ func (op *operation) run(last try) (*http.Response, error) {
 }
 
 // attemptAfter waits, asks for leave and makes an attempt, after last or as the
-// first. The error is why there is none.
+// first. The leave is given back whatever happens, a panic below included. The
+// error is why there is no attempt.
 func (op *operation) attemptAfter(last *try, wait time.Duration) (next try, stop error) {
 	if stop = op.sleep(wait); stop != nil {
 		return next, stop
@@ -130,7 +131,35 @@ func (op *operation) attemptAfter(last *try, wait time.Duration) (next try, stop
 	if stop != nil {
 		return next, stop
 	}
-	return op.attempt(leave, last)
+	returned := false
+	defer func() {
+		if !returned { // Base, Prepare or Classify panicked
+			next.drop()
+			op.upload.finish(false)
+		}
+		if next.resp == nil {
+			next.finish()
+		}
+		leave.done(next.report)
+		if !returned {
+			op.abandoned(&next)
+		}
+	}()
+	stop = op.attempt(&next, last)
+	returned = true
+	return next, stop
+}
+
+// abandoned tells the observer of an operation that a panic ends, so that what
+// it began for it ends too. The panic goes on.
+func (op *operation) abandoned(last *try) {
+	last.fatal(nil, false)
+	last.err = errPanic
+	if !last.start.IsZero() { // else it was not handed to Base
+		last.took = time.Since(last.start)
+		op.record(last, 0)
+	}
+	_, _ = op.end(last, nil) //nolint:bodyclose // there is no answer
 }
 
 // next is all policy and no I/O: how long to wait for the next attempt, or why
