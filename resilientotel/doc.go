@@ -17,7 +17,8 @@
 // further attempt, and an event "wait" for each pause. It is in error where the
 // operation ended in an error that is not the caller's own cancellation.
 //
-// An attempt is a CLIENT span below it, by OpenTelemetry's conventions for HTTP:
+// An attempt is a CLIENT span below it, by OpenTelemetry's conventions for HTTP,
+// from before resilient.Config.Prepare, which the metric leaves out, to its headers:
 // named "POST", or "POST /charges/{id}" under [WithTemplate];
 // http.request.resend_count is absent on the first request and 1, 2, … on those
 // that follow it. A redirect hop is an operation of its own here, since net/http

@@ -3,6 +3,7 @@ package resilientotel
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/go-resilient/resilient"
@@ -12,7 +13,8 @@ import (
 
 // Observe adds what the transport remembers of its hosts to the metrics, until
 // stop is called. attrs tell transports apart that call the same hosts: without
-// them their figures fall together. A host that resilient.Config.HostKey made up
+// them their counts are added up, and the balance and the cool-down are those of
+// one of them. A host that resilient.Config.HostKey made up
 // stands as server.address; hosts above Config.MaxServers are taken together, by
 // the sum of their counts, the lowest balance and the longest cool-down.
 func (t *Telemetry) Observe(transport *resilient.Transport, attrs ...attribute.KeyValue) (stop func() error, err error) {
@@ -23,8 +25,12 @@ func (t *Telemetry) Observe(transport *resilient.Transport, attrs ...attribute.K
 	if err != nil {
 		return nil, err
 	}
+	var others growing
 	registration, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for s, h := range t.summary(transport.Hosts()) {
+			if s.address == otherServer {
+				h.trips = others.after(h.trips)
+			}
 			g.observe(o, append(attrs[:len(attrs):len(attrs)], s.attributes()...), h)
 		}
 		return nil
@@ -33,6 +39,21 @@ func (t *Telemetry) Observe(transport *resilient.Transport, attrs ...attribute.K
 		return nil, refused("resilient.host", err)
 	}
 	return registration.Unregister, nil
+}
+
+// growing makes a counter of a sum that falls when a host in it is forgotten: a
+// counter that falls is read as one that began again, and all it holds as new.
+type growing struct {
+	mu         sync.Mutex
+	sum, total int64
+}
+
+func (g *growing) after(sum int64) int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.total += max(0, sum-g.sum)
+	g.sum = sum
+	return g.total
 }
 
 // hostFigures are those of one host, or of several taken together.

@@ -129,6 +129,28 @@ func TestACooldownAndWhatIsInFlightAreSeen(t *testing.T) {
 	})
 }
 
+func TestTripsDoNotFallWhenHostsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *resilientotel.Config) { c.MaxServers = 1 })
+		base := faultinject.Handler(answers(200), faultinject.Window(0, time.Minute, faultinject.Forever(faultinject.Respond(500))))
+		transport := r.transport(base, func(c *resilient.Config) { c.MaxHosts = 20 })
+		_, err := r.tel.Observe(transport)
+		require.NoError(t, err)
+		call := func(name string, hosts, times int) {
+			for i := range hosts * times {
+				_ = send(t.Context(), t, transport, http.MethodGet, fmt.Sprintf("http://%s%d.test", name, i%hosts))
+			}
+		}
+		call("first", 1, 1)
+		call("bad", 5, 12)
+		require.EqualValues(t, 5, r.total("resilient.host.breaker.trips"))
+		time.Sleep(2 * time.Minute)
+		call("bad", 5, 100)
+		call("new", 100, 1)
+		require.EqualValues(t, 5, r.total("resilient.host.breaker.trips", "server.address=_OTHER"))
+	})
+}
+
 func TestReplayedAnswersAndConflictsOfKeysAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -38,11 +38,13 @@ type run struct {
 	keyed                      bool
 	extra                      []attribute.KeyValue
 
-	n       atomic.Int32 // the attempt that is made; a Base may look late
-	made    int          // requests on the wire
-	tries   int          // of them, those that we made
-	span    trace.Span   // the operation's
-	current trace.Span   // the attempt's; nil outside of one
+	n       atomic.Int32  // the attempt that is made; a Base may look late
+	made    int           // requests on the wire
+	tries   int           // of them, those that we made
+	wait    time.Duration // the pause to be made; 0 outside of one
+	waits   time.Time     // since when
+	span    trace.Span    // the operation's
+	current trace.Span    // the attempt's; nil outside of one
 }
 
 // runKey finds the run of one Telemetry: there may be two of them.
@@ -139,29 +141,35 @@ func (r *run) endAttempt(a resilient.Attempt, failure string) {
 	span.End(trace.WithTimestamp(a.Start.Add(a.Duration)))
 }
 
-func (r *run) end(outcome, stop string, attempts int, err error) {
-	failed := err != nil && stop != stopCanceled
+func (r *run) end(outcome, stop string, op resilient.Operation, err error) {
 	if span := r.current; span != nil { // it was never handed to Base: Prepare failed, say
 		r.current = nil
-		if failed {
-			span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-			span.SetStatus(codes.Error, text(err))
+		why := op.Stop // err may be nil, or speak of the attempt before
+		if why == nil {
+			why = err
 		}
+		fail(span, stop, why)
 		span.End()
 	}
 	if !r.span.IsRecording() {
 		r.span.End()
 		return
 	}
-	r.span.SetAttributes(attribute.String("resilient.outcome", outcome), attribute.Int("resilient.attempts", attempts))
+	r.span.SetAttributes(attribute.String("resilient.outcome", outcome), attribute.Int("resilient.attempts", len(op.Attempts)))
 	if stop != "" {
 		r.span.SetAttributes(attribute.String("resilient.stop", stop))
 	}
-	if failed {
-		r.span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-		r.span.SetStatus(codes.Error, text(err))
-	}
+	fail(r.span, stop, err)
 	r.span.End()
+}
+
+// fail marks the span as failed by err, unless there is none or the caller left.
+func fail(span trace.Span, stop string, err error) {
+	if err == nil || stop == stopCanceled {
+		return
+	}
+	span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
+	span.SetStatus(codes.Error, err.Error())
 }
 
 func text(err error) string {

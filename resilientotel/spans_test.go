@@ -174,6 +174,17 @@ func TestATemplateNamesTheSpans(t *testing.T) {
 	})
 }
 
+func TestEveryMethodThatTheConventionsKnowIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "QUERY"}
+		r := newRig(t)
+		for _, method := range known {
+			require.NoError(t, send(t.Context(), t, r.transport(faultinject.Handler(answers(200), nil)), method, charges))
+		}
+		require.Equal(t, known, column(r.clients(), "http.request.method"))
+	})
+}
+
 func TestEachAttemptCarriesItsOwnSpanToTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -206,6 +217,72 @@ func TestASpanEndsWhereItsRequestWasNeverHandedOn(t *testing.T) {
 		require.Equal(t, []string{"not_sent"}, column(r.operations(), "resilient.outcome"))
 		require.Zero(t, r.total("http.client.request.duration"))
 	})
+}
+
+func TestAnAttemptThatWasNotToBeMadeIsNoSuccess(t *testing.T) {
+	for name, fault := range map[string]faultinject.Fault{
+		"an answer before it": faultinject.Respond(503),
+		"an error before it":  faultinject.LoseResponse(faultinject.RST),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				n := 0
+				broken := func(c *resilient.Config) {
+					c.Prepare = func(*http.Request) error {
+						if n++; n > 1 {
+							return errors.New("no token")
+						}
+						return nil
+					}
+				}
+				_ = send(t.Context(), t, r.transport(handled(fault), broken), http.MethodPost, charges)
+				require.Equal(t, []string{"Error", "Error"}, column(r.clients(), "code"))
+				require.Equal(t, "Config.Prepare: no token", r.of(trace.SpanKindClient)[1].Status().Description)
+				require.Equal(t, "*errors.errorString", r.clients()[1]["error.type"])
+			})
+		})
+	}
+}
+
+func TestAPauseThatTheCallerLeavesIsAsLongAsHeStayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(2*time.Second, cancel)
+		err := send(ctx, t, r.transport(handled(faultinject.Respond(503, "Retry-After: 50"))), http.MethodGet, charges)
+		require.ErrorIs(t, err, context.Canceled)
+		require.InDelta(t, 2, sum(r.points("resilient.retry.wait")), 1e-6)
+		events := r.of(trace.SpanKindInternal)[0].Events()
+		require.Len(t, events, 1)
+		require.InDelta(t, 2, events[0].Attributes[0].Value.AsFloat64(), 1e-6)
+		require.Equal(t, r.of(trace.SpanKindClient)[0].EndTime(), events[0].Time)
+	})
+}
+
+func TestATimeoutOfTheHTTPClientIsAnErrorHoweverItIsHeard(t *testing.T) {
+	for range 30 { // net/http tells it in two ways at once
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			server := faultinject.NewNetwork().NewServer(t, "http://api.test", answers(200), faultinject.Forever(faultinject.Stall()))
+			client := &http.Client{Transport: r.transport(server.Transport()), Timeout: time.Second}
+			_, err := client.Get(charges)
+			require.Error(t, err)
+			require.Equal(t, []string{"timeout"}, column(r.clients(), "error.type"))
+			require.Equal(t, []string{"timeout"}, column(r.operations(), "error.type"))
+			require.Equal(t, []string{"deadline"}, column(r.operations(), "resilient.stop"))
+		})
+	}
+}
+
+func TestSpansEndWhereBasePanics(t *testing.T) {
+	for _, below := range []bool{false, true} {
+		r := newRig(t, func(c *resilientotel.Config) { c.AttemptsBelow = below })
+		base := roundTrip(func(*http.Request) (*http.Response, error) { panic("boom") })
+		require.PanicsWithValue(t, "boom", func() { _ = send(t.Context(), t, r.transport(base), http.MethodPost, charges) })
+		require.Equal(t, []string{"Error"}, column(r.operations(), "code"))
+		require.NotContains(t, column(r.clients(), "code"), "Unset")
+	}
 }
 
 func TestASpanIsAsLongAsItsMetricSays(t *testing.T) {

@@ -149,6 +149,7 @@ func (t *Telemetry) attemptStart(ctx context.Context, n int) context.Context {
 		return nil
 	}
 	r.n.Store(int32(n))
+	t.waited(ctx, r)
 	if t.cfg.AttemptsBelow {
 		return nil
 	}
@@ -175,8 +176,7 @@ func (t *Telemetry) attempt(ctx context.Context, a resilient.Attempt) {
 		t.record(ctx, t.requestDuration, a.Duration.Seconds(), r, l)
 	}
 	if a.Wait > 0 {
-		r.span.AddEvent("wait", trace.WithAttributes(attribute.Float64("resilient.wait", a.Wait.Seconds())))
-		t.record(ctx, t.retryWait, a.Wait.Seconds(), r, labels{})
+		r.wait, r.waits = a.Wait, time.Now()
 	}
 	if a.ReplayedAnswer {
 		t.count(ctx, t.replayedAnswers, r, labels{})
@@ -185,13 +185,25 @@ func (t *Telemetry) attempt(ctx context.Context, a resilient.Attempt) {
 	}
 }
 
+// waited tells of a pause at its end, since a caller who leaves cuts it short.
+func (t *Telemetry) waited(ctx context.Context, r *run) {
+	if r.wait == 0 {
+		return
+	}
+	took := min(r.wait, time.Since(r.waits)).Seconds() // what is above it was the breaker's
+	r.wait = 0
+	r.span.AddEvent("wait", trace.WithTimestamp(r.waits), trace.WithAttributes(attribute.Float64("resilient.wait", took)))
+	t.record(ctx, t.retryWait, took, r, labels{})
+}
+
 func (t *Telemetry) end(ctx context.Context, op resilient.Operation, err error) {
 	r := t.spans.runOf(ctx)
 	if r == nil {
 		return
 	}
+	t.waited(ctx, r)
 	l := labels{outcome: outcomeName(op.Outcome), stop: stopName(op.Stop)}
-	r.end(l.outcome, l.stop, len(op.Attempts), err)
+	r.end(l.outcome, l.stop, op, err)
 	t.record(ctx, t.operationDuration, time.Since(r.start).Seconds(), r, l)
 	l.stop = ""
 	t.record(ctx, t.operationAttempts, float64(r.made), r, l)
