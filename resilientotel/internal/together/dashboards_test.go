@@ -149,7 +149,7 @@ func TestTheDashboardIsWhole(t *testing.T) {
 	for _, v := range d.Templating.List {
 		variables = append(variables, v.Name)
 	}
-	require.Equal(t, []string{"datasource", "server"}, variables)
+	require.Equal(t, []string{"datasource", "job", "server"}, variables)
 	ids := make(map[int]bool)
 	type cell struct{ x, y int }
 	taken := make(map[cell]string)
@@ -167,7 +167,9 @@ func TestTheDashboardIsWhole(t *testing.T) {
 			}
 		}
 		for _, target := range p.Targets {
-			require.Contains(t, target.Expr, `server_address=~"$server"`, p.Title)
+			for _, s := range selector.FindAllString(target.Expr, -1) {
+				require.True(t, strings.HasPrefix(s, `{job=~"$job", server_address=~"$server"`), "%s: %s", p.Title, target.Expr)
+			}
 			require.NotEmpty(t, target.LegendFormat, p.Title)
 		}
 	}

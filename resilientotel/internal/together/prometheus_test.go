@@ -65,7 +65,7 @@ func TestAnOutageIsOnTheDashboardAndItsAlertsComeAndGo(t *testing.T) {
 	}()
 	for _, panel := range readDashboard(t).Panels {
 		for _, target := range panel.Targets {
-			expr := strings.NewReplacer("$__rate_interval", "5s", "$server", ".*").Replace(target.Expr)
+			expr := strings.NewReplacer("$__rate_interval", "5s", "$job", ".+", "$server", ".*").Replace(target.Expr)
 			p.until(panel.Title+" has data", func() bool { return p.query(expr) > 0 })
 		}
 	}
