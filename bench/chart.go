@@ -23,14 +23,15 @@ func (r *Report) Pictures() map[string]string {
 const (
 	nameWide, barWide       = 220, 190
 	barHigh, barStep        = 11, 18
-	chartTop, chartStepX    = 64, barWide + 70
-	legendLeft, legendStepX = 12, 145
+	chartTop, chartStepX    = 64, barWide + 130
+	legendLeft, legendStepX = 12, 160
 )
 
-// The colours can be told apart, by the colour-blind too, on white and on black.
+// The colours can be told apart by the colour-blind too; their edges can be seen
+// on white and on black.
 const barStyle = `<style>
-text{font:12px system-ui,sans-serif;fill:#333}.t,.us{font-weight:600}.r{text-anchor:end}
-.b0{fill:#2f7ed8}.b1{fill:#d9730d}.b2{fill:#8e44ad}.b3{fill:#e3c200}.b4{fill:#999}.g{stroke:#888;stroke-opacity:.35}
+text{font:12px system-ui,sans-serif;fill:#333}.t,.us{font-weight:600}.r{text-anchor:end}rect{stroke:#888;stroke-width:.6}
+.b0{fill:#2f7ed8}.b1{fill:#b8420c}.b2{fill:#4b2a6b}.b3{fill:#e3c200}.b4{fill:#999}
 @media(prefers-color-scheme:dark){text{fill:#ccc}}
 </style>
 `
@@ -118,7 +119,7 @@ func (r *Report) fates() string {
 		legend: []string{"once, and told so", "twice or more", "once, told an error", "told “unknown”", "not done"},
 	}
 	for n, s := range chargings {
-		if s.Keyed || s.Struck != grave {
+		if s.Struck != grave {
 			continue // the differences are the same, and smaller
 		}
 		p := barPanel{title: s.Name, top: 100, tell: func([]float64) string { return "" }}

@@ -23,24 +23,33 @@ type Left struct {
 
 // Ending is how operations come to nothing.
 type Ending struct {
-	Name    string
 	Handler http.HandlerFunc
 	Leave   time.Duration // when the caller leaves; zero: not
 }
 
+// Three sizes of body, since each client discards up to a limit of its own.
 var endings = []Ending{
-	{Name: "answered 503 with 16 KiB to discard", Handler: func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = w.Write(make([]byte, 16<<10))
-	}},
-	{Name: "left while the server is silent", Leave: 50 * time.Millisecond, Handler: func(_ http.ResponseWriter, r *http.Request) {
+	{Handler: refusing(2 << 10)},
+	{Handler: refusing(64 << 10)},
+	{Handler: refusing(512 << 10)},
+	{Leave: 50 * time.Millisecond, Handler: func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 	}},
-	{Name: "left between two attempts", Leave: 333 * time.Millisecond, Handler: func(w http.ResponseWriter, _ *http.Request) {
+	{Leave: 333 * time.Millisecond, Handler: func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "2")
 		http.Error(w, "not now", http.StatusServiceUnavailable)
 	}},
 }
+
+func refusing(size int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write(make([]byte, size))
+	}
+}
+
+// redials are the dials for each hundred requests.
+func (l *Left) redials() float64 { return 100 * float64(l.Dials) / float64(max(1, l.Requests)) }
 
 // run is to be called in a bubble of testing/synctest.
 func (e Ending) run(p Peer, operations int) (left Left, err error) {
@@ -82,7 +91,7 @@ func (e Ending) run(p Peer, operations int) (left Left, err error) {
 
 // send returns how long after its leaving the caller was let go.
 func (e Ending) send(client Client) time.Duration {
-	if e.Leave == 0 { // nor does its context end, which would clean up
+	if e.Leave == 0 { // nor does its context end: with that, net/http would clean up
 		_, _ = client.Send(context.Background(), get)
 		return 0
 	}

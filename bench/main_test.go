@@ -115,6 +115,23 @@ func TestAFateIsToldFromTheLedgerAndTheCaller(t *testing.T) {
 	require.Equal(t, 2, chargings[0].tally([]Said{Done, NotSent}, entries, 0).Untrue)
 }
 
+func TestAnAnswerToDiscardIsNotOfTheSizeThatOneClientReads(t *testing.T) {
+	redials := func(p Peer, of Ending) (n float64) {
+		require.NoError(t, alive(t)(func() error {
+			left, err := of.run(p, 20)
+			n = left.redials()
+			return err
+		}))
+		return n
+	}
+	for _, p := range []Peer{retryable, httpretryPeer} {
+		require.Less(t, redials(p, endings[0]), 50., p.Name)
+		require.Greater(t, redials(p, endings[1]), 50., p.Name)
+	}
+	require.Less(t, redials(oursUnbounded, endings[1]), 50.)
+	require.Greater(t, redials(oursUnbounded, endings[2]), 50.)
+}
+
 func TestALeakIsSeen(t *testing.T) {
 	for p, leaks := range map[*Peer]bool{&failsafeRetry: true, &oursShipped: false} {
 		require.NoError(t, alive(t)(func() error {
@@ -159,6 +176,57 @@ func TestWhoIsAheadByMoreThanTheSpreadIsNamedWithTheReason(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(r.Behind()), "\n")
 	require.Len(t, lines, 3)
 	require.Equal(t, "| GET over a stub, µs above net/http | 0.40 | httpretry (0.15) | "+noState+" |", lines[2])
+}
+
+func TestEveryFigureInWhichAnotherIsAheadIsNamed(t *testing.T) {
+	peers := []Peer{plain, stripePeer, retryable, oursShipped}
+	r := &Report{
+		Sizes: tiny(), Peers: peers, Payers: peers,
+		Get: make([]Overhead, 4), Post: make([]Overhead, 4), HTTP1: make([]Whole, 4), HTTP2: make([]Whole, 4),
+	}
+	for range chargings {
+		tallies := make([]Tally, 4)
+		for i := range tallies {
+			tallies[i] = Tally{Operations: 100, Fates: [fates]int{once: 90}}
+		}
+		r.Chargings = append(r.Chargings, tallies)
+	}
+	for range endings {
+		r.Endings = append(r.Endings, make([]Left, 4))
+	}
+	r.Storms = [][]storm.Figures{make([]storm.Figures, 4)}
+	require.NotContains(t, r.Behind(), "%")
+	r.Storms[0][3].Peak, r.Storms[0][3].P99 = 1, time.Second
+	r.Post[3].Bytes, r.HTTP1[3].Slowest, r.HTTP2[3].Rate = 4096, exactly(1), exactly(-1)
+	r.Chargings[0][3].Fates[once], r.Chargings[0][3].RefusedYet = 80, 10
+	r.Chargings[0][2].Fates[doubled] = 5
+	page := r.Behind()
+	for _, part := range []string{
+		"| peak: connections are refused | 1.0 | net/http (0.0), stripe-go (0.0), go-retryablehttp (0.0) |",
+		"| 99 % within, after, s: connections are refused | 1.00 | net/http (0.00), stripe-go (0.00), go-retryablehttp (0.00) |",
+		"| POST of 1 KiB over a stub, KiB above net/http | 4.0 | stripe-go (0.0), go-retryablehttp (0.0) |",
+		"| GET on loopback, 99 % within, in net/http's: HTTP/1.1 | 1.00 | stripe-go (0.00), go-retryablehttp (0.00) |",
+		"| GETs a second on loopback, in net/http's: HTTP/2 | -1.00 | stripe-go (0.00), go-retryablehttp (0.00) |",
+		"one arrival in ten struck | 80.0 | net/http (90.0), stripe-go (90.0), go-retryablehttp (90.0) | " + riskless + "; " + doubling + " |",
+		"| told an error or given an error status, yet done, %: keys honoured, one arrival in ten struck | 10.0 | net/http (0.0), stripe-go (0.0)",
+	} {
+		require.Contains(t, page, part)
+	}
+}
+
+func TestNoCrowdThatDiffersIsLeftOutOfThePicture(t *testing.T) {
+	r := &Report{Chargings: make([][]Tally, len(chargings))}
+	picture := r.fates()
+	for _, s := range chargings {
+		require.Equal(t, s.Struck == grave, strings.Contains(picture, ">"+s.Name+"<"), s.Name)
+	}
+}
+
+func TestTheWordsAboutTheFaultsAreTheirShares(t *testing.T) {
+	const struck = struckBefore + struckAfter
+	require.InDelta(t, 0.4, grave*struck, 1e-9, "four in ten")
+	require.InDelta(t, 0.1, everyday*struck, 1e-9, "one in ten")
+	require.Equal(t, map[string]float64{"before": 15, "after": 25, "dials": 10, "everyday": 10}, new(Report).Shares())
 }
 
 func TestThePageAndThePicturesAreTheSameForTheSameReport(t *testing.T) {

@@ -15,7 +15,7 @@ var pageText string
 
 // Page is docs/comparison.md.
 func (r *Report) Page() (string, error) {
-	page, err := template.New("comparison.md").Parse(pageText)
+	page, err := template.New("comparison.md").Funcs(template.FuncMap{"seconds": seconds}).Parse(pageText)
 	if err != nil {
 		return "", err
 	}
@@ -42,7 +42,7 @@ func table(peers []Peer, head string, row func(i int) string) string {
 func (r *Report) Setups() string {
 	return table(r.Payers, "version | configuration | from", func(i int) string {
 		p := r.Payers[i]
-		return fmt.Sprintf("%s | `%s` | %s", p.Version(), p.Setup, p.Why)
+		return fmt.Sprintf("%s | `%s` | %s", p.Versions(), p.Setup, p.Why)
 	})
 }
 
@@ -117,12 +117,17 @@ func (r *Report) Heeded() string {
 
 // LeftOver is the table of leaks.
 func (r *Report) LeftOver() string {
-	return table(r.Peers, "503: goroutines | connections | dials per 100 requests | silent: goroutines | connections | back after | "+
-		"between attempts: goroutines | connections | back after", func(i int) string {
-		bodies, silent, between := r.Endings[0][i], r.Endings[1][i], r.Endings[2][i]
-		return fmt.Sprintf("%d | %d | %.0f | %d | %d | %s | %d | %d | %s", bodies.Goroutines, bodies.Connections,
-			100*float64(bodies.Dials)/float64(max(1, bodies.Requests)), silent.Goroutines, silent.Connections, lateness(silent.Late),
-			between.Goroutines, between.Connections, lateness(between.Late))
+	return table(r.Peers, "503: goroutines | connections | dials per 100 requests, 2 KiB | 64 KiB | 512 KiB | silent: goroutines | connections | "+
+		"back after | between attempts: goroutines | connections | back after", func(i int) string {
+		var most Left
+		var dials []string
+		for _, of := range r.Endings[:3] {
+			most.Goroutines, most.Connections = max(most.Goroutines, of[i].Goroutines), max(most.Connections, of[i].Connections)
+			dials = append(dials, fmt.Sprintf("%.0f", of[i].redials()))
+		}
+		silent, between := r.Endings[3][i], r.Endings[4][i]
+		return fmt.Sprintf("%d | %d | %s | %d | %d | %s | %d | %d | %s", most.Goroutines, most.Connections, strings.Join(dials, " | "),
+			silent.Goroutines, silent.Connections, lateness(silent.Late), between.Goroutines, between.Connections, lateness(between.Late))
 	})
 }
 
@@ -138,3 +143,20 @@ func (r *Report) Unbounded() string { return unbounded }
 
 // Crowds are the crowds of payments.
 func (r *Report) Crowds() []Charging { return chargings }
+
+// Shares are what strikes payments, in per cent, and how much of it every day.
+func (r *Report) Shares() map[string]float64 {
+	return map[string]float64{
+		"before": 100 * struckBefore, "after": 100 * struckAfter, "dials": 100 * dialsRefused,
+		"everyday": 100 * (struckBefore + struckAfter) * everyday,
+	}
+}
+
+// Capacity is what its server can do a second.
+func (r *Report) Capacity() float64 {
+	s := r.Storm().Server
+	return float64(s.Workers) / s.Service.Seconds()
+}
+
+// Storm is the first of the storms; the others differ from it in the trouble.
+func (r *Report) Storm() storm.Situation { return r.Sizes.Storms[0] }

@@ -20,7 +20,7 @@ var retryable = Peer{
 	Name:   "go-retryablehttp",
 	Module: "github.com/hashicorp/go-retryablehttp",
 	Setup:  `c := retryablehttp.NewClient(); c.HTTPClient.Transport = base; c.Logger = nil; c.StandardClient()`,
-	Why:    "README; all else is its default (4 retries, 1 s to 30 s)",
+	Why:    "README, its way to a stdlib `*http.Client`; all else is its default (4 retries, 1 s to 30 s)",
 	New: func(e Env) (Client, error) {
 		c := retryablehttp.NewClient()
 		c.HTTPClient.Transport, c.Logger = e.Base, nil
@@ -42,9 +42,10 @@ var failsafeRetry = Peer{
 var failsafeBreaker = Peer{
 	Name:   "failsafe-go, retry and breaker",
 	Module: "github.com/failsafe-go/failsafe-go",
-	Setup: `the same, around circuitbreaker.NewBuilder().HandleIf(error, 429 or 5xx).WithFailureRateThreshold(0.6, 10, 10*time.Second).` +
-		`WithDelay(time.Second)`,
-	Why: "the composition is that of its documentation; the breaker's limits are those of the client by hand",
+	Setup: `failsafehttp.NewRoundTripper(base, failsafehttp.NewRetryPolicyBuilder().WithBackoff(time.Second, 30*time.Second).WithMaxRetries(3).Build(), ` +
+		`circuitbreaker.NewBuilder[*http.Response]().HandleIf(err != nil, resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode >= 500).` +
+		`WithFailureRateThreshold(0.6, 10, 10*time.Second).WithDelay(time.Second).Build())`,
+	Why: "the same with a breaker; the composition is that of its documentation; the breaker's limits are those of the client by hand",
 	New: func(e Env) (Client, error) {
 		breaker := circuitbreaker.NewBuilder[*http.Response]().
 			HandleIf(func(resp *http.Response, err error) bool {
@@ -66,7 +67,7 @@ var rehttpPeer = Peer{
 	Name:   "rehttp",
 	Module: "github.com/PuerkitoBio/rehttp",
 	Setup: `rehttp.NewTransport(base, rehttp.RetryAll(rehttp.RetryMaxRetries(3), rehttp.RetryAny(rehttp.RetryTemporaryErr(), ` +
-		`rehttp.RetryStatusInterval(500, 600), rehttp.RetryStatuses(429))), rehttp.ExpJitterDelay(100*time.Millisecond, 10*time.Second))`,
+		`rehttp.RetryStatusInterval(500, 600), rehttp.RetryStatuses(http.StatusTooManyRequests))), rehttp.ExpJitterDelay(100*time.Millisecond, 10*time.Second))`,
 	Why: "its package comment: RetryMaxRetries and some other condition, combined by RetryAll",
 	New: func(e Env) (Client, error) {
 		rt := rehttp.NewTransport(e.Base, rehttp.RetryAll(rehttp.RetryMaxRetries(3), rehttp.RetryAny(
@@ -91,7 +92,7 @@ var heimdallPeer = Peer{
 	Module: "github.com/gojek/heimdall/v7",
 	Setup: `httpclient.NewClient(httpclient.WithHTTPClient(&http.Client{Transport: base, Timeout: 10*time.Second}), httpclient.WithRetryCount(4), ` +
 		`httpclient.WithRetrier(heimdall.NewRetrier(heimdall.NewExponentialBackoff(100*time.Millisecond, 10*time.Second, 2, 100*time.Millisecond))))`,
-	Why: "README, with waits of the usual length in place of its 2 ms to 9 ms",
+	Why: "README, with waits of the usual length in place of its 2 ms to 9 ms, and 10 s in place of its time-out of 1 s",
 	New: func(e Env) (Client, error) {
 		pause := heimdall.NewExponentialBackoff(100*time.Millisecond, 10*time.Second, 2, 100*time.Millisecond)
 		return standard{e, httpclient.NewClient(
@@ -105,9 +106,9 @@ var heimdallPeer = Peer{
 var restyPeer = Peer{
 	Name:   "resty",
 	Module: "resty.dev/v3",
-	Setup: `resty.New().SetTransport(base).SetRetryCount(3).AddRetryConditions(resty.RetryConditionStatusTooManyRequests, ` +
+	Setup: `resty.New().SetTransport(base).SetBaseURL(url).SetRetryCount(3).AddRetryConditions(resty.RetryConditionStatusTooManyRequests, ` +
 		`resty.RetryConditionStatus5XX, resty.RetryConditionStatusZero).SetCircuitBreaker(resty.NewCircuitBreakerRatio(0.6, 10, time.Second))`,
-	Why: "its retry conditions and circuit breaker; the breaker's limits are those of the client by hand",
+	Why: "all of its retry conditions, and its circuit breaker, with the limits of the client by hand; its window is as long as it stays open",
 	New: func(e Env) (Client, error) {
 		c := resty.New().SetTransport(e.Base).SetBaseURL(e.URL).SetRetryCount(3).
 			AddRetryConditions(resty.RetryConditionStatusTooManyRequests, resty.RetryConditionStatus5XX, resty.RetryConditionStatusZero).
@@ -118,7 +119,7 @@ var restyPeer = Peer{
 
 type restyClient struct{ *resty.Client }
 
-// Send has the body read by resty itself, as it does unless told otherwise.
+// Send asks for the body: resty itself reads it only where it has no decoder.
 func (r restyClient) Send(ctx context.Context, c Call) (Answer, error) {
 	req := r.R().SetContext(ctx)
 	if c.Body != nil {
@@ -131,5 +132,6 @@ func (r restyClient) Send(ctx context.Context, c Call) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	_ = resp.Bytes() // and closes it
 	return Answer{Status: resp.StatusCode()}, nil
 }

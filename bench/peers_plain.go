@@ -20,14 +20,14 @@ var plain = Peer{
 
 var oursShipped = Peer{
 	Name:  ours,
-	Setup: `resilient.NewClient(resilient.Config{Base: base, HonorsKeys: where the server is known to})`,
-	Why:   "README.md; all else is its default",
+	Setup: `resilient.NewClient(resilient.Config{Base: base, BaseIsWire: true, HonorsKeys: resilient.AnyHost})`,
+	Why:   "README.md; HonorsKeys where the server does and for the costs, BaseIsWire because a stub is no *http.Transport; all else is its default",
 	New:   func(e Env) (Client, error) { return newOurs(e, resilient.Config{}) },
 }
 
 var oursUnbounded = Peer{
 	Name:  unbounded,
-	Setup: `the same with NoBudget: true, NoBreaker: true`,
+	Setup: `resilient.NewClient(resilient.Config{Base: base, BaseIsWire: true, HonorsKeys: resilient.AnyHost, NoBudget: true, NoBreaker: true})`,
 	Why:   "not recommended: it promises a server in trouble as little as most of the others do, and is here to be compared with them",
 	New:   func(e Env) (Client, error) { return newOurs(e, resilient.Config{NoBudget: true, NoBreaker: true}) },
 }
@@ -35,8 +35,8 @@ var oursUnbounded = Peer{
 // oursCarried is in the crowds of payments alone.
 var oursCarried = Peer{
 	Name:  ours + ", carried on",
-	Setup: `the same, and its caller sends again each second what is NotSent, or, under WithKey, what has not succeeded and the server honours keys for`,
-	Why:   "docs/outcomes.md",
+	Setup: `resilient.NewClient(resilient.Config{Base: base, BaseIsWire: true, HonorsKeys: resilient.AnyHost}), resilient.WithKey`,
+	Why:   "docs/outcomes.md: its caller sends again each second what is NotSent, or, under WithKey, what has not succeeded and the server honours keys for",
 	New: func(e Env) (Client, error) {
 		client, err := newOurs(e, resilient.Config{})
 		return carried{client, e.Honours}, err
@@ -116,9 +116,11 @@ func (o our) Send(ctx context.Context, c Call) (Answer, error) {
 var handWritten = Peer{
 	Name:   "by hand: backoff, gobreaker",
 	Module: "github.com/sony/gobreaker/v2",
-	Setup: `backoff.Retry around breaker.Execute around http.Client.Do; NewExponentialBackOff, WithMaxRetries(3); ` +
-		`gobreaker: trips at 60 % of 10 requests or more in 10 s, open for 1 s; errors, 429 and 5xx are failures`,
-	Why: "the loop found in most code bases; the breaker's ratio from gobreaker's README, its open time shorter than the default minute",
+	Beside: "github.com/cenkalti/backoff/v4",
+	Setup: `backoff.Retry(breaker.Execute(client.Do), backoff.WithContext(backoff.WithMaxRetries(backoff.NewExponentialBackOff(), 3), ctx)); ` +
+		`gobreaker.Settings{Interval: 10*time.Second, Timeout: time.Second, ReadyToTrip: n.Requests >= 10 && n.TotalFailures/n.Requests >= 0.6}`,
+	Why: "the loop found in most code bases: errors, 429 and 5xx are failures, and an open breaker ends it; " +
+		"the breaker's ratio is that of gobreaker's README, its open time shorter than the default minute",
 	New: newByHand,
 }
 

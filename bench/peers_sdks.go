@@ -60,8 +60,9 @@ func (a azure) Send(ctx context.Context, c Call) (Answer, error) {
 var awsPeer = Peer{
 	Name:   "aws-sdk-go-v2",
 	Module: "github.com/aws/aws-sdk-go-v2",
-	Setup:  `retry.NewAttemptMiddleware(retry.NewStandard(), smithyhttp.RequestCloner) in a smithy stack above http.Client, as generated clients have it`,
-	Why:    "retry.NewStandard's defaults (2 retries, up to 20 s, 500 tokens); signing, resolving and API error codes are left out",
+	Beside: "github.com/aws/smithy-go",
+	Setup:  `stack.Finalize.Add(retry.NewAttemptMiddleware(retry.NewStandard(), smithyhttp.RequestCloner), middleware.After); smithyhttp.NewClientHandlerWithOptions(&http.Client{Transport: base})`, //nolint:misspell // their name
+	Why:    "a smithy stack as generated clients have it; retry.NewStandard's defaults (2 retries, up to 20 s, 500 tokens); signing, resolving and API error codes are left out",
 	New: func(e Env) (Client, error) {
 		return amazon{e, retry.NewStandard(), &http.Client{Transport: e.Base}}, nil
 	},
@@ -147,8 +148,9 @@ func take(ctx context.Context, in middleware.DeserializeInput, next middleware.D
 var stripePeer = Peer{
 	Name:   "stripe-go",
 	Module: "github.com/stripe/stripe-go/v85",
-	Setup:  `stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{HTTPClient: &http.Client{Transport: base}, …}).RawRequest`,
-	Why:    "its defaults (2 retries, 0.5 s to 5 s); a key of its own on each write; made for one service, whose error documents it does not meet here",
+	Setup: `stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{HTTPClient: &http.Client{Transport: base}, URL: stripe.String(url), ` +
+		`LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull}}).(stripe.RawRequestBackend).RawRequest`,
+	Why: "its defaults (2 retries, 0.5 s to 5 s); a key of its own on each write; made for one service, whose error documents it does not meet here",
 	New: func(e Env) (Client, error) {
 		backend, ok := stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
 			HTTPClient:    &http.Client{Transport: e.Base},
