@@ -66,12 +66,13 @@ func failsafeRetryPolicy() failsafe.Policy[*http.Response] {
 var rehttpPeer = Peer{
 	Name:   "rehttp",
 	Module: "github.com/PuerkitoBio/rehttp",
-	Setup: `rehttp.NewTransport(base, rehttp.RetryAll(rehttp.RetryMaxRetries(3), rehttp.RetryAny(rehttp.RetryTemporaryErr(), ` +
+	Setup: `rehttp.NewTransport(base, rehttp.RetryAll(rehttp.RetryMaxRetries(3), rehttp.RetryAny(rehttp.RetryTimeoutErr(), ` +
 		`rehttp.RetryStatusInterval(500, 600), rehttp.RetryStatuses(http.StatusTooManyRequests))), rehttp.ExpJitterDelay(100*time.Millisecond, 10*time.Second))`,
-	Why: "its package comment: RetryMaxRetries and some other condition, combined by RetryAll",
+	Why: "its package comment: RetryMaxRetries and some other condition, combined by RetryAll; of errors it favours RetryTimeoutErr, " +
+		"so that a refused or broken connection is not repeated",
 	New: func(e Env) (Client, error) {
 		rt := rehttp.NewTransport(e.Base, rehttp.RetryAll(rehttp.RetryMaxRetries(3), rehttp.RetryAny(
-			rehttp.RetryTemporaryErr(), rehttp.RetryStatusInterval(500, 600), rehttp.RetryStatuses(http.StatusTooManyRequests))),
+			rehttp.RetryTimeoutErr(), rehttp.RetryStatusInterval(500, 600), rehttp.RetryStatuses(http.StatusTooManyRequests))),
 			rehttp.ExpJitterDelay(100*time.Millisecond, 10*time.Second))
 		return standard{e, &http.Client{Transport: rt}}, nil
 	},
