@@ -34,6 +34,12 @@ func (s BreakerState) String() string {
 	return "invalid breaker state"
 }
 
+// MarshalText returns what String does, so that JSON and logs show words.
+func (s BreakerState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote of a valid state.
+func (s *BreakerState) UnmarshalText(text []byte) error { return fromText(s, BreakerHalfOpen, text) }
+
 // OtherHosts is the Host of the state that newcomers share once Config.MaxHosts
 // are in use or in trouble. No URL's host looks like it.
 const OtherHosts = "(other hosts)"

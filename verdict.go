@@ -1,5 +1,7 @@
 package resilient
 
+import "fmt"
+
 // A Verdict says what one attempt means for the next.
 type Verdict uint8
 
@@ -35,6 +37,12 @@ func (v Verdict) String() string {
 	return "invalid verdict"
 }
 
+// MarshalText returns what String does, so that JSON and logs show words.
+func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote of a valid verdict.
+func (v *Verdict) UnmarshalText(text []byte) error { return fromText(v, Unsent, text) }
+
 // An Outcome says what the server can have done. The zero Outcome is Unknown:
 // whatever is not recognised is told as not known.
 type Outcome uint8
@@ -60,4 +68,24 @@ func (o Outcome) String() string {
 		return "answered"
 	}
 	return "invalid outcome"
+}
+
+// MarshalText returns what String does, so that JSON and logs show words.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote of a valid outcome.
+func (o *Outcome) UnmarshalText(text []byte) error { return fromText(o, Answered, text) }
+
+// fromText sets v to the value, up to last, of that name.
+func fromText[T interface {
+	~uint8
+	fmt.Stringer
+}](v *T, last T, text []byte) error {
+	for i := range last + 1 {
+		if i.String() == string(text) {
+			*v = i
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a %T", text, last)
 }
