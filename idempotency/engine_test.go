@@ -452,7 +452,7 @@ func TestWhatOperatorsSee(t *testing.T) {
 	var counts idempotency.Counts
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h := guard(t, &till{}, func(c *idempotency.Config) {
-		c.Observer = idempotency.Observers(counts.Observer(), idempotency.Observer{}, idempotency.LogTo(logger))
+		c.Observer = idempotency.Observers(counts.Observer(), idempotency.Observer{}, idempotency.LogTo(nil), idempotency.LogTo(logger))
 		c.Secret = []byte("pepper")
 	})
 	ask(h, post("secret-key", "secret-body", "Tenant: secret-tenant"))

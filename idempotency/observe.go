@@ -99,8 +99,12 @@ func Observers(all ...Observer) Observer {
 
 // LogTo writes a line for each decision: an error where an outcome, a lease or
 // the store was lost, a warning where a caller or an operator has something to
-// look into, the runs themselves at the debug level.
+// look into, the runs themselves at the debug level. Errors are written as text.
+// It is silent if log is nil.
 func LogTo(log *slog.Logger) Observer {
+	if log == nil {
+		return Observer{}
+	}
 	return Observer{Event: func(ctx context.Context, e Event) {
 		level := e.Kind.level()
 		if !log.Enabled(ctx, level) {
@@ -118,7 +122,9 @@ func LogTo(log *slog.Logger) Observer {
 		add(e.Status != 0, slog.Int("status", e.Status))
 		add(e.Fence != 0, slog.Uint64("fence", e.Fence))
 		add(e.Age != 0, slog.Duration("age", e.Age))
-		add(e.Err != nil, slog.Any("err", e.Err))
+		if e.Err != nil {
+			attrs = append(attrs, slog.String("err", e.Err.Error()))
+		}
 		log.LogAttrs(ctx, level, "idempotency key", attrs...)
 	}}
 }
