@@ -28,6 +28,9 @@ type Attempt struct {
 	Verdict Verdict
 	// Outcome says what the server can have done.
 	Outcome Outcome
+	// ProtoMajor and ProtoMinor are the answer's version of HTTP: 1 and 1, or 2
+	// and 0; both 0 if there was none.
+	ProtoMajor, ProtoMinor uint8
 	// Wait is the pause that follows it, 0 if there is none.
 	Wait time.Duration
 	// Replay marks a request that net/http sent by itself below us. Only its

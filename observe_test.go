@@ -310,6 +310,16 @@ func TestAnAttemptTellsAReplayedAnswer(t *testing.T) {
 	})
 }
 
+func TestAnAttemptTellsTheVersionOfHTTPThatItsAnswerCameBy(t *testing.T) {
+	for want, url := range map[[2]uint8]string{{1, 1}: "http://api.test/", {2, 0}: "https://api.test/"} {
+		synctest.Test(t, func(t *testing.T) {
+			base := serving(t, want[0] == 2, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
+			got := do(t, overWire(t, base), wireKinds[1].request(t, t.Context(), url))
+			require.Equal(t, want, [2]uint8{got.record.Attempts[0].ProtoMajor, got.record.Attempts[0].ProtoMinor})
+		})
+	}
+}
+
 // gossip returns Bases that put all they know of a request into their errors.
 func gossip(base http.RoundTripper) map[string]http.RoundTripper {
 	dressed := func(dress func(*http.Request, error) error) http.RoundTripper {

@@ -234,6 +234,7 @@ func (op *operation) record(last *try, wait time.Duration) {
 	}
 	if last.resp != nil {
 		a.Status = last.resp.StatusCode
+		a.ProtoMajor, a.ProtoMinor = uint8(last.resp.ProtoMajor), uint8(last.resp.ProtoMinor)
 		a.ReplayedAnswer = isReplayed(last.resp.Header)
 	}
 	if op.wish != nil && last.outcome != NotSent {

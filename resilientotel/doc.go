@@ -34,7 +34,8 @@
 //
 // Their labels are few-valued: http.request.method (an unknown one is _OTHER),
 // server.address and server.port (above Config.MaxServers _OTHER),
-// http.response.status_code, error.type, resilient.outcome and resilient.stop.
+// http.response.status_code, network.protocol.version, error.type,
+// resilient.outcome and resilient.stop.
 //
 //	http.client.request.duration   histogram, s          each attempt, to its headers
 //	resilient.operation.duration   histogram, s          each operation, waits included

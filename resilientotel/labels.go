@@ -94,6 +94,22 @@ func (s *servers) bound(called server) server {
 	return called
 }
 
+// protocolVersion is the answer's version of HTTP, "" if there was no answer or
+// it is none that is known.
+func protocolVersion(a resilient.Attempt) string {
+	switch major, minor := a.ProtoMajor, a.ProtoMinor; {
+	case major == 1 && minor == 1:
+		return "1.1"
+	case major == 2:
+		return "2"
+	case major == 3:
+		return "3"
+	case major == 1 && minor == 0:
+		return "1.0"
+	}
+	return ""
+}
+
 func outcomeName(o resilient.Outcome) string {
 	switch o {
 	case resilient.Answered:

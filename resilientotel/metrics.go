@@ -61,17 +61,20 @@ func refused(name string, err error) error {
 
 // labels are what a metric says of an event beside whom it called.
 type labels struct {
-	status                 int
-	failure, outcome, stop string
+	status                          int
+	version, failure, outcome, stop string
 }
 
 func (l labels) attributes(r *run) []attribute.KeyValue {
-	attrs := make([]attribute.KeyValue, 0, len(r.extra)+7)
+	attrs := make([]attribute.KeyValue, 0, len(r.extra)+8)
 	attrs = append(attrs, r.extra...)
 	attrs = append(attrs, semconv.HTTPRequestMethodKey.String(r.method))
 	attrs = append(attrs, r.counted.attributes()...)
 	if l.status != 0 {
 		attrs = append(attrs, semconv.HTTPResponseStatusCode(l.status))
+	}
+	if l.version != "" {
+		attrs = append(attrs, semconv.NetworkProtocolVersion(l.version))
 	}
 	if l.failure != "" {
 		attrs = append(attrs, semconv.ErrorTypeKey.String(l.failure))

@@ -38,10 +38,11 @@ func TestTheMetricOfRequestsIsTheConventions(t *testing.T) {
 		require.ElementsMatch(t, []point{
 			{map[string]string{
 				"http.request.method": "POST", "server.address": "api.test", "server.port": "80",
-				"http.response.status_code": "503", "error.type": "503",
+				"http.response.status_code": "503", "error.type": "503", "network.protocol.version": "1.1",
 			}, 1, 0},
 			{map[string]string{
-				"http.request.method": "POST", "server.address": "api.test", "server.port": "80", "http.response.status_code": "200",
+				"http.request.method": "POST", "server.address": "api.test", "server.port": "80",
+				"http.response.status_code": "200", "network.protocol.version": "1.1",
 			}, 1, 1},
 		}, r.points("http.client.request.duration"))
 	})

@@ -125,12 +125,15 @@ func (r *run) endAttempt(a resilient.Attempt, failure string) {
 	}
 	r.current = nil
 	if span.IsRecording() {
-		attrs := make([]attribute.KeyValue, 0, 3)
+		attrs := make([]attribute.KeyValue, 0, 4)
 		if a.N > 1 { // more than at its start, where net/http has sent copies
 			attrs = append(attrs, semconv.HTTPRequestResendCount(a.N-1))
 		}
 		if a.Status != 0 {
 			attrs = append(attrs, semconv.HTTPResponseStatusCode(a.Status))
+		}
+		if version := protocolVersion(a); version != "" {
+			attrs = append(attrs, semconv.NetworkProtocolVersion(version))
 		}
 		if failure != "" {
 			attrs = append(attrs, semconv.ErrorTypeKey.String(failure))

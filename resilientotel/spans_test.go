@@ -28,6 +28,7 @@ func TestEachAttemptIsAClientSpanBelowItsOperation(t *testing.T) {
 			{
 				"name": "POST", "code": "Error", "http.request.method": "POST", "server.address": "api.test", "server.port": "80",
 				"url.full": "http://api.test/charges", "http.response.status_code": "503", "error.type": "503",
+				"network.protocol.version": "1.1",
 			},
 			{
 				"name": "POST", "code": "Error", "http.request.method": "POST", "server.address": "api.test", "server.port": "80",
@@ -36,6 +37,7 @@ func TestEachAttemptIsAClientSpanBelowItsOperation(t *testing.T) {
 			{
 				"name": "POST", "code": "Unset", "http.request.method": "POST", "server.address": "api.test", "server.port": "80",
 				"url.full": "http://api.test/charges", "http.request.resend_count": "2", "http.response.status_code": "200",
+				"network.protocol.version": "1.1",
 			},
 		}, r.clients())
 		require.Equal(t, []map[string]string{{

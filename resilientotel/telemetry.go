@@ -170,7 +170,7 @@ func (t *Telemetry) attempt(ctx context.Context, a resilient.Attempt) {
 	if r.tries++; r.tries > 1 {
 		t.count(ctx, t.retries, r, labels{})
 	}
-	l := labels{status: a.Status, failure: attemptFailure(ctx, a)}
+	l := labels{status: a.Status, version: protocolVersion(a), failure: attemptFailure(ctx, a)}
 	r.endAttempt(a, l.failure)
 	if !t.cfg.AttemptsBelow {
 		t.record(ctx, t.requestDuration, a.Duration.Seconds(), r, l)
