@@ -56,9 +56,13 @@ func (op *operation) attempt(last, before *try) (stop error) {
 		}
 		return err
 	}
-	if last.start = now; op.t.cfg.Prepare != nil { // which may have fetched a token
-		last.start = time.Now()
+	if op.t.cfg.Prepare != nil { // which may have fetched a token
+		now = time.Now()
 	}
+	if !dated && op.key.expired(now, op.t.cfg.Keys.TTL) { // since leave was asked for
+		return ErrKeyExpired
+	}
+	last.start, op.notBefore = now, time.Time{} // what stood there was for this attempt
 	if ev != nil {
 		ev.url = out.URL // not the caller's, which may be his again when a hook comes late
 	}

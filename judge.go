@@ -37,7 +37,7 @@ func (op *operation) judge(t *try) {
 		t.fatal(ErrNoTime, op.wire)
 		return
 	}
-	t.believed, t.pending = op.wire, op.pending()
+	t.believed, t.pending = op.wire, op.pending(t)
 	op.t.judge(op.req, t)
 	if op.spares(t) {
 		t.unpaid, t.report = true, neutral
@@ -62,9 +62,10 @@ func (op *operation) spares(t *try) bool {
 
 // stale reports whether the attempt met the end of a connection that had served
 // before, which says nothing about the host. A time-out does, and so does an
-// HTTP/2 stream that was ended on a connection that lives.
+// HTTP/2 stream that was ended on a connection that lives, be it by NO_ERROR.
 func (t *try) stale() bool {
-	return t.resp == nil && t.sight.reused && !isTimeout(t.err) && streamCode(t.err) == 0 && !isRefusedStream(t.err)
+	_, ofStream := errors.AsType[streamError](t.err)
+	return t.resp == nil && t.sight.reused && !isTimeout(t.err) && !ofStream && !isRefusedStream(t.err) && !errors.Is(t.err, errSentAgain)
 }
 
 // judge reaches the judgement of an attempt at req.
@@ -145,11 +146,15 @@ func (t *try) overrule(v Verdict) {
 	}
 }
 
-// pending reports whether an earlier attempt under the key ended unknown, so
-// that a 409 can be that one, still running.
-func (op *operation) pending() bool {
-	if op.key.value == "" || op.key.resumed {
+// pending reports whether something sent under the key before t's answer came
+// ended unknown, so that a 409 can be that one, still running: an earlier attempt,
+// or a copy that net/http sent again.
+func (op *operation) pending(t *try) bool {
+	switch {
+	case op.key.value == "" || op.key.resumed:
 		return op.key.resumed
+	case t.sight.replays > 0:
+		return true
 	}
 	for _, a := range op.attempts[op.earlier:] {
 		if a.Outcome == Unknown {

@@ -51,7 +51,7 @@ type Operation struct {
 	// [WithKey]; empty if there was none. Whoever holds a key may be able to
 	// fetch the answer: do not log it.
 	Key string
-	// FirstSent is when the key was first sent, zero without a key.
+	// FirstSent is when the key was first sent. Zero: it never was, or there is none.
 	FirstSent time.Time
 	// Outcome says what the server can have done.
 	Outcome Outcome

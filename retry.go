@@ -142,6 +142,9 @@ func (op *operation) attemptAfter(last *try, wait time.Duration) (next try, stop
 		}
 		leave.done(next.report)
 		if !returned {
+			if last != nil && next.start.IsZero() { // paid for, and not sent
+				op.refund(last)
+			}
 			op.abandoned(&next)
 		}
 	}()
@@ -195,7 +198,6 @@ func (op *operation) next(last *try) (time.Duration, error) {
 // heed takes note of what the server asked for, whether or not this operation
 // goes on.
 func (op *operation) heed(last *try, now time.Time) {
-	op.notBefore = time.Time{} // what stood there was for the attempt just made
 	if last.rest <= 0 {
 		return
 	}
@@ -208,7 +210,7 @@ func (op *operation) heed(last *try, now time.Time) {
 // mayRepeat decides whether another attempt is harmless and possible at all.
 func (op *operation) mayRepeat(last *try) error {
 	harmless := op.repeatable || last.verdict == Unsent
-	if last.verdict == Throttled && last.resp != nil && !harmless && op.t.cfg.TrustRefusal != nil {
+	if last.verdict == Throttled && last.resp != nil && last.sight.replays == 0 && !harmless && op.t.cfg.TrustRefusal != nil {
 		harmless = op.t.cfg.TrustRefusal(last.resp)
 	}
 	switch {
@@ -275,7 +277,9 @@ func (op *operation) end(last *try, stop error) (*http.Response, error) {
 		}
 		return resp, nil
 	}
-	op.outcome = op.failedOutcome()
+	if op.outcome = op.failedOutcome(); op.outcome == NotSent && op.earlier == 0 {
+		op.key.firstSent = time.Time{} // no server can know the key: its time has not begun
+	}
 	if ctx := op.req.Context(); stop != nil && errors.Is(stop, ctx.Err()) {
 		last.err = joinCause(last.err, context.Cause(ctx))
 	}

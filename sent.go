@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-var errSentAgain = errors.New("net/http was about to send it again on another connection")
+var errSentAgain = errors.New("net/http was about to send it again")
 
 // evidence gathers what net/http's trace tells of one attempt, to answer two
 // questions: can the server have seen it, and how many times was it sent?

@@ -12,12 +12,10 @@ func (op *operation) pause(last *try) (time.Duration, bool) {
 			op.schedule = newSchedule()
 		}
 	}
+	next := time.Duration(0)
 	if last.stale() && !op.hurried {
 		op.hurried = true
-		return 0, true
-	}
-	next := op.schedule.NextBackOff()
-	if next < 0 {
+	} else if next = op.schedule.NextBackOff(); next < 0 {
 		return 0, false
 	}
 	return pause(next, max(last.rest, op.host.cooling(op.t.now())), op.t.chance), true
