@@ -103,15 +103,17 @@ func (c *watchedConn) CloseWrite() error {
 
 // setAside reads a small answer into memory, so that its connection is free
 // while the operation waits, and the answer is still whole if it turns out to
-// be the last. What does not fit, or does not come in 50 ms, stays to be read
-// after it. An HTTP/2 stream costs nothing and is left alone.
-func setAside(resp *http.Response) {
-	if !plain(resp) || resp.ContentLength > asideBytes {
-		return
+// be the last. What does not fit, or does not come in 50 ms of the wait, stays to
+// be read after it. An HTTP/2 stream costs nothing and is left alone. It returns
+// what is left of the wait.
+func setAside(resp *http.Response, wait time.Duration) time.Duration {
+	if wait <= 0 || !plain(resp) || resp.ContentLength > asideBytes {
+		return wait
 	}
+	begun := time.Now()
 	b := &ahead{ReadCloser: resp.Body, done: make(chan struct{})}
 	go b.fill(asideBytes, resp.ContentLength)
-	timer := time.NewTimer(readAhead)
+	timer := time.NewTimer(min(readAhead, wait))
 	defer timer.Stop()
 	select {
 	case <-b.done:
@@ -119,6 +121,7 @@ func setAside(resp *http.Response) {
 		b.enough.Store(true)
 	}
 	resp.Body = b
+	return wait - time.Since(begun)
 }
 
 // ahead is a body of which a goroutine has read the beginning. A Read cannot be

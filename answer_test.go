@@ -299,7 +299,7 @@ func TestAnAnswerSetAsideGivesItsConnectionBackAndIsStillWhole(t *testing.T) {
 					_, _ = w.Write(testBytes(size))
 				})
 				first, _, _ := exchange(t, srv.Client(), srv.URL)
-				setAside(first)
+				setAside(first, time.Second)
 				second, end, reused := exchange(t, srv.Client(), srv.URL)
 				discard(second, end)
 				require.Equal(t, size <= asideBytes, reused)
@@ -318,7 +318,7 @@ func TestASlowAnswerIsSetAsideFor50MillisecondsAndStaysReadable(t *testing.T) {
 			s := newSlow(10, 20*time.Millisecond)
 			resp := newAnswer(s)
 			start := time.Now()
-			setAside(resp)
+			setAside(resp, time.Second)
 			require.Equal(t, 50*time.Millisecond, time.Since(start))
 			if time.Sleep(wait); wait > 0 {
 				synctest.Wait()
@@ -341,7 +341,7 @@ func TestASilentAnswerSetAsideCanBeClosedAndDiscarded(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // which fails if a goroutine is left
 				s := newSlow(10, 1000*time.Hour)
 				resp := newAnswer(s)
-				setAside(resp)
+				setAside(resp, time.Second)
 				start := time.Now()
 				drop(resp)
 				synctest.Wait()
@@ -354,7 +354,7 @@ func TestASilentAnswerSetAsideCanBeClosedAndDiscarded(t *testing.T) {
 
 func TestAnAnswerCutShortIsStillCutShortAfterSettingAside(t *testing.T) {
 	resp := newAnswer(io.NopCloser(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(io.ErrUnexpectedEOF))))
-	setAside(resp)
+	setAside(resp, time.Second)
 	got, err := io.ReadAll(resp.Body)
 	require.Equal(t, "abc", string(got))
 	require.Equal(t, io.ErrUnexpectedEOF, err)
@@ -372,7 +372,7 @@ func TestSetAsideLeavesAloneWhatItCannotHelp(t *testing.T) {
 			resp := newAnswer(io.NopCloser(strings.NewReader("abc")))
 			change(resp)
 			body := resp.Body
-			setAside(resp)
+			setAside(resp, time.Second)
 			require.True(t, resp.Body == body)
 		})
 	}
@@ -446,7 +446,7 @@ func TestTrailersArrive(t *testing.T) {
 				})
 				resp, _, _ := exchange(t, srv.Client(), srv.URL)
 				if aside {
-					setAside(resp)
+					setAside(resp, time.Second)
 				}
 				_, err := io.Copy(io.Discard, resp.Body)
 				require.NoError(t, err)
@@ -517,7 +517,7 @@ func (w watching) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	watch(resp, cancel, time.Minute, cancel)
-	setAside(resp)
+	setAside(resp, time.Second)
 	return resp, nil
 }
 

@@ -37,6 +37,7 @@ var (
 // discarded. The error is why there was nothing to hand to Base. In a panic below
 // last is left as far as it came.
 func (op *operation) attempt(last, before *try) (stop error) {
+	op.notBefore = time.Time{} // what stood there was for this attempt
 	ctx, cancel := op.attemptContext()
 	ev := op.watched(len(op.attempts) == op.earlier)
 	if ev != nil {
@@ -62,11 +63,13 @@ func (op *operation) attempt(last, before *try) (stop error) {
 	if !dated && op.key.expired(now, op.t.cfg.Keys.TTL) { // since leave was asked for
 		return ErrKeyExpired
 	}
-	last.start, op.notBefore = now, time.Time{} // what stood there was for this attempt
 	if ev != nil {
 		ev.url = out.URL // not the caller's, which may be his again when a hook comes late
 	}
-	op.discard(before)
+	if last.start = now; before != nil {
+		op.discard(before)
+		last.start = time.Now() // it may have been slow
+	}
 	unbound := op.bound(last.start, cancel)
 	last.resp, last.err = op.base.RoundTrip(out) //nolint:bodyclose // the caller closes it, or the loop
 	last.took = time.Since(last.start)

@@ -109,7 +109,7 @@ func (op *operation) run(last try) (*http.Response, error) {
 			return op.end(&last, stop)
 		}
 		if last.resp != nil {
-			setAside(last.resp)
+			wait = setAside(last.resp, wait)
 		}
 		next, stop := op.attemptAfter(&last, wait)
 		if stop != nil {

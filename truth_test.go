@@ -5,6 +5,7 @@ package resilient_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -193,5 +194,56 @@ func TestAKeyThatNeverLeftBeginsAnew(t *testing.T) {
 		}
 		require.Equal(t, http.StatusOK, got.status)
 		require.False(t, got.record.FirstSent.IsZero())
+	})
+}
+
+// endless is an answer whose body is slow to end.
+func endless(req *http.Request, status int) *http.Response {
+	resp := answer(req, status)
+	resp.ContentLength = -1
+	resp.Body, _ = io.Pipe()
+	return resp
+}
+
+func TestAnAnswersSlowBodyLengthensNoWait(t *testing.T) {
+	for name, change := range map[string]func(*resilient.Config){"a second": steady, "none": hasty} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked []time.Time
+				base := roundTrip(func(req *http.Request) (*http.Response, error) {
+					if asked = append(asked, time.Now()); len(asked) == 1 {
+						return endless(req, http.StatusServiceUnavailable), nil
+					}
+					time.Sleep(time.Second)
+					return answer(req, http.StatusOK), nil
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second+time.Second+60*time.Millisecond)
+				defer cancel()
+				got := do(t, newClient(t, base, change), newRequest(t, http.MethodPut, "x").WithContext(ctx))
+				require.Equal(t, http.StatusOK, got.status)
+				first, second := got.record.Attempts[0], got.record.Attempts[1]
+				drained := asked[1].Sub(asked[0]) - first.Wait
+				require.LessOrEqual(t, drained, 50*time.Millisecond, "which is what its connection is worth")
+				require.Equal(t, asked[1], second.Start)
+				require.Equal(t, time.Second, second.Duration)
+			})
+		})
+	}
+}
+
+func TestTheOperationsTimeoutGoesOnWhileAnAnswersBodyIsDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, asked := time.Now(), 0
+		base := roundTrip(func(req *http.Request) (*http.Response, error) {
+			if asked++; asked == 1 {
+				return endless(req, http.StatusServiceUnavailable), nil
+			}
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		})
+		client := newClient(t, base, hasty, func(c *resilient.Config) { c.Timeout = time.Second })
+		got := do(t, client, newRequest(t, http.MethodPut, "x"))
+		require.ErrorIs(t, got.stop, resilient.ErrNoTime)
+		require.Equal(t, time.Second, time.Since(begun))
 	})
 }
