@@ -61,6 +61,7 @@ func (op *operation) attempt(last, before *try) (stop error) {
 		now = time.Now()
 	}
 	if !dated && op.key.expired(now, op.t.cfg.Keys.TTL) { // since leave was asked for
+		closeBody(out.Body)
 		return ErrKeyExpired
 	}
 	if ev != nil {
@@ -158,6 +159,7 @@ func (op *operation) outgoing(ctx context.Context) (*http.Request, error) {
 	}
 	if prepare := op.t.cfg.Prepare; prepare != nil {
 		if err := prepare(out); err != nil {
+			closeBody(out.Body) // or the caller's would stay open below an answer
 			return nil, fmt.Errorf("Config.Prepare: %w", err)
 		}
 	}
