@@ -36,3 +36,22 @@ func TestAClockThatWasSetMovesNoTime(t *testing.T) {
 	require.WithinDuration(t, time.Now().Round(0), op.Attempts[0].Start.Round(0), 30*time.Minute)
 	require.WithinDuration(t, time.Now().Round(0), rt.Hosts()[0].CoolUntil.Round(0), 30*time.Minute)
 }
+
+// A server counts a key's time while we sleep.
+func TestAKeyAgesWhileTheMachineSleeps(t *testing.T) {
+	key := opKey{value: "k", firstSent: time.Now()}
+	require.False(t, key.expired(time.Now(), defaultKeyTTL))
+	*(*uint64)(unsafe.Pointer(&key.firstSent)) -= 3600 << 30
+	require.True(t, key.expired(time.Now(), defaultKeyTTL))
+}
+
+func TestAKeyFromAnotherProcessIsAsOldAsTheClockOnTheWallSays(t *testing.T) {
+	rt, err := NewTransport(Config{Base: throttling{}, MaxAttempts: 1})
+	require.NoError(t, err)
+	*(*uint64)(unsafe.Pointer(&rt.epoch)) -= 3600 << 30
+	key := Key{Value: "k", FirstSent: time.Now().Round(0).Add(-30 * time.Minute)}
+	req, err := http.NewRequestWithContext(WithKey(t.Context(), key), http.MethodPost, "http://api.test/", nil)
+	require.NoError(t, err)
+	_, err = rt.RoundTrip(req) //nolint:bodyclose // there is no answer
+	require.ErrorIs(t, err, ErrKeyExpired)
+}

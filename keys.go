@@ -169,9 +169,11 @@ func (k *opKey) date(now time.Time) bool {
 }
 
 // expired reports whether by then the server may have forgotten the key that
-// makes the repeat harmless.
+// makes the repeat harmless. The longer of two clocks counts: the one that only
+// runs may stand still while the machine sleeps, the one on the wall may be set back.
 func (k *opKey) expired(then time.Time, ttl time.Duration) bool {
-	return !k.firstSent.IsZero() && then.Sub(k.firstSent) > ttl
+	age := max(then.Sub(k.firstSent), then.Round(0).Sub(k.firstSent.Round(0)))
+	return !k.firstSent.IsZero() && age > ttl
 }
 
 // callerKey finds a key that stands in the header map. A present entry without
