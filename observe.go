@@ -55,7 +55,8 @@ type Operation struct {
 	FirstSent time.Time
 	// Outcome says what the server can have done.
 	Outcome Outcome
-	// Attempts holds every attempt made, in order.
+	// Attempts holds every attempt made, in order, but for redirect hops that left
+	// no record (see [OperationOf]).
 	Attempts []Attempt
 	// Stop says why there was no further attempt; nil if the last one was
 	// final. See [ErrAttempts] and its neighbours.
@@ -92,7 +93,8 @@ type Observer struct {
 	End func(ctx context.Context, op Operation, err error)
 	// TroubleOnly leaves out whatever goes well at the first attempt, a 404 too,
 	// so that a client pays for trouble alone. It has no effect on an Observer
-	// with Start or AttemptStart, which come too early to know.
+	// with Start or AttemptStart, which come too early to know. It is not told of a
+	// panic at the first attempt of a safe request, which nobody watches.
 	TroubleOnly bool
 }
 
