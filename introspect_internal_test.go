@@ -52,6 +52,6 @@ func TestAKeyFromAnotherProcessIsAsOldAsTheClockOnTheWallSays(t *testing.T) {
 	key := Key{Value: "k", FirstSent: time.Now().Round(0).Add(-30 * time.Minute)}
 	req, err := http.NewRequestWithContext(WithKey(t.Context(), key), http.MethodPost, "http://api.test/", nil)
 	require.NoError(t, err)
-	_, err = rt.RoundTrip(req) //nolint:bodyclose // there is no answer
+	_, err = rt.RoundTrip(req)
 	require.ErrorIs(t, err, ErrKeyExpired)
 }

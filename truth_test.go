@@ -173,7 +173,7 @@ func TestAPanicOfPreparePaysBackTheRetryThatWasNeverSent(t *testing.T) {
 				return nil
 			}
 		})
-		require.Panics(t, func() { _, _ = client.Do(newRequest(t, http.MethodPut, "x")) }) //nolint:bodyclose // there is no answer
+		require.Panics(t, func() { _, _ = client.Do(newRequest(t, http.MethodPut, "x")) })
 		require.InDelta(t, 10, stateOf(t, client).Balance, 0)
 	})
 }
