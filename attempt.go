@@ -45,6 +45,7 @@ func (op *operation) attempt(last, before *try) (stop error) {
 			ev.cut = cancel
 			ev.once, ev.most = !op.repeatable, op.maxAttempts-len(op.attempts)+op.earlier
 		}
+		ev.http1 = isHTTP1(op.base)
 		ctx = httptrace.WithClientTrace(ctx, ev.watch(isLarge(op.req)))
 	}
 	last.cancel = cancel
@@ -119,9 +120,11 @@ func (op *operation) attemptContext() (context.Context, context.CancelCauseFunc)
 }
 
 // watches reports whether evidence is gathered: it is believed only from
-// net/http, and a safe request pays for it only if the caller wants to know.
+// net/http, and a safe request pays for it only if the caller wants to know, or if
+// the host has failed of late, when net/http's own sending again must be bounded.
 func (op *operation) watches() bool {
-	return op.wire && (!isSafe(op.req.Method) || op.t.cfg.CountReplays)
+	wary := op.wary || len(op.attempts) > op.earlier
+	return op.wire && (wary || !isSafe(op.req.Method) || op.t.cfg.CountReplays)
 }
 
 // watched returns where the evidence of this attempt goes, nil if there is none.

@@ -253,6 +253,12 @@ func (t *Transport) isWire(base http.RoundTripper) bool {
 	return ok || t.cfg.BaseIsWire
 }
 
+// isHTTP1 reports whether base is known to speak nothing else without TLS.
+func isHTTP1(base http.RoundTripper) bool {
+	t, ok := base.(*http.Transport)
+	return ok && (t.Protocols == nil || !t.Protocols.UnencryptedHTTP2())
+}
+
 // newStandard clones the program's own default transport. Two idle connections
 // per host, its limit, make every burst dial anew; without health checks a dead
 // HTTP/2 connection takes all requests down with it for minutes (golang/go#36026).

@@ -65,7 +65,8 @@ type host struct {
 	users  atomic.Int64 // operations inside; below zero: evicted
 	cool   atomic.Int64 // until when it asked to be left alone; zero: it did not
 	doubt  doubt
-	shared bool // stands for many: see hosts
+	unwell atomic.Bool // it has failed, or turned somebody away, and not answered well since
+	shared bool        // stands for many: see hosts
 }
 
 // evicted is where users starts once the host is; no number of late comers
@@ -97,8 +98,14 @@ func (h *host) cooling(now time.Duration) time.Duration {
 // heard takes note of an attempt's report. A good one ends a cool-down and all
 // doubt.
 func (h *host) heard(r report) {
+	if r == failure {
+		h.unwell.Store(true)
+	}
 	if r != success {
 		return
+	}
+	if h.unwell.Load() {
+		h.unwell.Store(false)
 	}
 	if h.cool.Load() != 0 {
 		h.cool.Store(0)

@@ -87,7 +87,7 @@ func TestOverHTTP2NobodyIsChargedTwiceAndEveryRequestIsReported(t *testing.T) {
 		{"a refused stream", once(rstStream(codeRefused)), false, true,
 			"200, 2 of 1", "200, 2", "200, 2", "200, 2", "200, 2", "200, 2", "200, 2"},
 		{"every stream refused", everyStream(rstStream(codeRefused)), false, true,
-			"unknown, 32 of 4", "not sent, 4", "not sent, 4", "unknown, 4", "unknown, 4", "not sent, 4", "unknown, 4"},
+			"unknown, 11 of 4", "not sent, 4", "not sent, 4", "unknown, 4", "unknown, 4", "not sent, 4", "unknown, 4"},
 		{"a stream ended by INTERNAL_ERROR", once(rstStream(codeInternal)), false, false,
 			"200, 2", "unknown, 1", "200, 2", "unknown, 1", "200, 2", "200, 2", "200, 2"},
 		{"a stream ended by CANCEL", once(rstStream(codeCancel)), false, false,

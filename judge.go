@@ -47,25 +47,28 @@ func (op *operation) judge(t *try) {
 // spares reports whether t is held against nobody: the budget does not pay for
 // its repeat and the breaker is not told. It met the end of a used connection, where
 // net/http would send the request again at once, had we not kept the body from
-// it. Each connection is good for one, whoever got it idle, so what is spared is
-// never more than the server has answered; a request that cannot have been looked
-// at is spared once in any case, since many of them can share a connection.
+// it. Each connection is good for one, and only while the host's answers are good:
+// one that answers ill, or not at all, earns nobody a repeat. A request that cannot
+// have been looked at is spared once in any case, since many of them can share a
+// connection.
 func (op *operation) spares(t *try) bool {
 	switch {
 	case !t.stale():
 		return false
-	case t.sight.idle:
+	case t.sight.alone && !op.host.unwell.Load():
 		return t.verdict == Transient || t.verdict == Unsent
 	}
 	return t.verdict == Unsent && !op.hurried
 }
 
 // stale reports whether the attempt met the end of a connection that had served
-// before, which says nothing about the host. A time-out does, and so does an
-// HTTP/2 stream that was ended on a connection that lives, be it by NO_ERROR.
+// before, which says nothing about the host. A time-out does, and so do an
+// HTTP/2 stream that was ended on a connection that lives, be it by NO_ERROR, and a
+// request that net/http would not have stopped sending.
 func (t *try) stale() bool {
 	_, ofStream := errors.AsType[streamError](t.err)
-	return t.resp == nil && t.sight.reused && !isTimeout(t.err) && !ofStream && !isRefusedStream(t.err) && !errors.Is(t.err, errSentAgain)
+	return t.resp == nil && t.sight.reused && !isTimeout(t.err) && !ofStream &&
+		!isRefusedStream(t.err) && !errors.Is(t.err, errSentAgain)
 }
 
 // judge reaches the judgement of an attempt at req.

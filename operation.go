@@ -33,6 +33,7 @@ type operation struct {
 	acted      bool // something before this hop can have acted
 	onceSpent  bool // the one repeat of a cause that is worth no more
 	hurried    bool // the one repeat that need not wait
+	wary       bool // the host has failed of late
 	outcome    Outcome
 
 	maxAttempts    int
@@ -125,6 +126,7 @@ func (t *Transport) begin(req *http.Request, h *host, start time.Duration) (*ope
 		op.base = t.standard() // http.DefaultTransport led back to us
 	}
 	op.wire = t.isWire(op.base)
+	op.wary = h.doubt.recent(start)
 	op.acted = unsafeHop(req.Response)
 	op.began = op.start
 	if prior != nil {

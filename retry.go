@@ -26,7 +26,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var (
 		last   try
 		no     refusal
-		passes = t.passes(req)
+		passes = t.passes(req) && !h.doubt.recent(start)
 	)
 	if passes {
 		if last, no = t.passThrough(req, h, start); last.resp != nil && last.verdict == Done {
@@ -198,6 +198,9 @@ func (op *operation) next(last *try) (time.Duration, error) {
 // heed takes note of what the server asked for, whether or not this operation
 // goes on.
 func (op *operation) heed(last *try, now time.Time) {
+	if last.verdict == Throttled {
+		op.host.unwell.Store(true)
+	}
 	if last.rest <= 0 {
 		return
 	}

@@ -30,12 +30,12 @@ type evidence struct {
 	// the same hooks see, make what looks like it a guess.
 	cut func(cause error)
 	// once: the request must not be sent by net/http a second time on another
-	// HTTP/2 connection. most bounds its sendings over HTTP/2 in any case; over
-	// HTTP/1.1 there is one for each stale connection at most.
+	// HTTP/2 connection. most bounds its sendings over HTTP/2 in any case.
 	once bool
 	most int
 
-	url *url.URL // where the attempt goes
+	url   *url.URL // where the attempt goes
+	http1 bool     // without TLS, HTTP/1.1 is spoken and nothing else
 
 	mu      sync.Mutex
 	asked   bool     // GetConn
@@ -45,9 +45,11 @@ type evidence struct {
 	head    bool     // WroteHeaders, on any connection
 	current bool     // WroteHeaders, on the connection got last
 	reused  bool     // the connection got last had served before
-	idle    bool     // and nobody was on it when it was got
+	idle    bool     // and had rested since
+	alone   bool     // nobody else was on it
 	broke   bool     // WroteRequest with an error
 	sent    int      // requests on the wire before the connection got last
+	handed  int      // of them, on connections that had not rested
 	conn    net.Conn // got last
 }
 
@@ -88,14 +90,18 @@ func (e *evidence) gotConn(info httptrace.GotConnInfo) {
 	again := e.current
 	if again {
 		e.sent++
+		if e.reused && !e.idle {
+			e.handed++
+		}
 	}
-	stop := again && e.cut != nil && !e.foreign && e.overHTTP2(info.Conn) && (e.sent >= e.most || e.once && e.conn != info.Conn)
+	stop := again && e.cut != nil && !e.foreign && e.tooOften(info.Conn)
 	if stop && isHTTP2(info.Conn) {
 		// There the context is looked at before HEADERS are written: the copy
 		// cut here does not leave. The attempt stands for the one before it.
 		e.sent--
 	}
 	e.got, e.current, e.reused, e.idle, e.conn = true, false, info.Reused, info.WasIdle, info.Conn
+	e.alone = info.WasIdle || e.http1 && !isHTTP2(info.Conn)
 	e.mu.Unlock()
 	if stop {
 		e.cut(errSentAgain)
@@ -112,6 +118,21 @@ func (e *evidence) wroteRequest(info httptrace.WroteRequestInfo) {
 	e.mu.Lock()
 	e.broke = info.Err != nil
 	e.mu.Unlock()
+}
+
+// mostHanded bounds what net/http sends again over HTTP/1.1 on connections that
+// had not rested. There is one copy for each that had, at most. But a new one, whose
+// dialler has got another meanwhile, is handed on and passes for used; if the
+// server ends it at once, its next owner dials again, and hands on his. So a few
+// callers can send without end, two hundred requests each and more.
+const mostHanded = 4
+
+// tooOften reports whether next is got for one copy too many.
+func (e *evidence) tooOften(next net.Conn) bool {
+	if e.overHTTP2(next) {
+		return e.sent >= e.most || e.once && e.conn != next
+	}
+	return e.handed >= mostHanded
 }
 
 // overHTTP2 reports whether the copy sent last was, as next is got for another.
@@ -131,7 +152,7 @@ func isHTTP2(conn net.Conn) bool {
 type sight struct {
 	watched          bool // somebody looked
 	asked, got, head bool
-	reused, idle     bool
+	reused, alone    bool
 	broke            bool // the request could not be written to its end
 	replays          int  // sendings by net/http itself, before the last
 	open             bool // the attempt could still go on: its context and Request.Cancel
@@ -143,7 +164,7 @@ func (e *evidence) sight(open bool) sight {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, idle: e.idle, broke: e.broke, replays: e.sent, open: open}
+	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, alone: e.alone, broke: e.broke, replays: e.sent, open: open}
 }
 
 // neverAsked reports whether net/http did not even look for a connection. That
