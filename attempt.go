@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -43,7 +44,7 @@ func (op *operation) attempt(last, before *try) (stop error) {
 	if ev != nil {
 		if cancel != nil && !hasBody(op.req) {
 			ev.cut = cancel
-			ev.once, ev.most = !op.repeatable, op.maxAttempts-len(op.attempts)+op.earlier
+			ev.once, ev.most = !op.repeatable, int32(min(op.maxAttempts-len(op.attempts)+op.earlier, math.MaxInt32))
 		}
 		ev.http1 = isHTTP1(op.base)
 		ctx = httptrace.WithClientTrace(ctx, ev.watch(isLarge(op.req)))
@@ -120,8 +121,8 @@ func (op *operation) attemptContext() (context.Context, context.CancelCauseFunc)
 }
 
 // watches reports whether evidence is gathered: it is believed only from
-// net/http, and a safe request pays for it only if the caller wants to know, or if
-// the host has failed of late, when net/http's own sending again must be bounded.
+// net/http, and a safe request pays for it only if the caller wants to know, or
+// where net/http's own sending again must be bounded.
 func (op *operation) watches() bool {
 	wary := op.wary || len(op.attempts) > op.earlier
 	return op.wire && (wary || !isSafe(op.req.Method) || op.t.cfg.CountReplays)

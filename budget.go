@@ -126,12 +126,6 @@ func (d *doubt) lift() {
 	}
 }
 
-// recent reports whether the host has failed of late, whatever it did since.
-func (d *doubt) recent(now time.Duration) bool {
-	last := d.last.Load()
-	return last != 0 && now-time.Duration(last) < breakerWindow
-}
-
 // beginning is the first failure of those that no answer has followed yet; zero:
 // there is none.
 func (d *doubt) beginning(now time.Duration) time.Duration {

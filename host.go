@@ -65,8 +65,9 @@ type host struct {
 	users  atomic.Int64 // operations inside; below zero: evicted
 	cool   atomic.Int64 // until when it asked to be left alone; zero: it did not
 	doubt  doubt
-	unwell atomic.Bool // it has failed, or turned somebody away, and not answered well since
-	shared bool        // stands for many: see hosts
+	lost   atomic.Int64 // when an attempt last ended without an answer; zero: none did
+	unwell atomic.Bool  // it has failed, or turned somebody away, and not answered well since
+	shared bool         // stands for many: see hosts
 }
 
 // evicted is where users starts once the host is; no number of late comers
@@ -118,6 +119,16 @@ func (h *host) heard(r report) {
 // is never doubted: one of them could silence the others.
 func (h *host) fail(began, now time.Duration) bool {
 	return h.shared || h.doubt.fail(began, now)
+}
+
+// lose notes that an attempt ended without an answer.
+func (h *host) lose(now time.Duration) { h.lost.Store(int64(max(now, 1))) }
+
+// loses reports whether one did of late. Then net/http may be sending safe
+// requests again without end, and they are watched.
+func (h *host) loses(now time.Duration) bool {
+	last := h.lost.Load()
+	return last != 0 && now-time.Duration(last) < breakerWindow
 }
 
 // evict gives the host up if there is nothing to remember of it: nobody

@@ -196,6 +196,48 @@ func TestAServerThatEndsUsedConnectionsCostsNoMoreThanWithNetHTTPAlone(t *testin
 	}
 }
 
+// A connection that goes from one request straight to the next is never idle.
+func TestAServerThatEndsConnectionsHandedOnCostsNoMoreThanWithNetHTTPAlone(t *testing.T) {
+	const requests = 60
+	for name, clientOver := range map[string]func(*http.Transport) *http.Client{
+		"net/http alone": func(base *http.Transport) *http.Client { return &http.Client{Transport: base} },
+		"ours":           func(base *http.Transport) *http.Client { return overWire(t, base, steady) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				end, base := overHTTP1(t, func(p *peer) {
+					for range 2 {
+						if p.request() == 0 {
+							return
+						}
+						time.Sleep(time.Second)
+						p.answer(200)
+					}
+					p.request()
+				})
+				base.MaxConnsPerHost = 2
+				client := clientOver(base)
+				var done atomic.Int32
+				var all sync.WaitGroup
+				for range requests {
+					all.Go(func() {
+						req := wireKinds[1].request(t, t.Context(), "http://api.test/")
+						req.Header.Set("Idempotency-Key", "mine")
+						if resp, err := client.Do(req); err == nil {
+							_, _ = io.Copy(io.Discard, resp.Body)
+							_ = resp.Body.Close()
+							done.Add(1)
+						}
+					})
+				}
+				all.Wait()
+				require.EqualValues(t, requests, done.Load())
+				require.Equal(t, requests/2, end.opened())
+			})
+		})
+	}
+}
+
 // What the end of a connection allows for free, an answer has paid for before.
 func TestTheEndOfUsedConnectionsAllowsNoMoreRetriesThanThereWereAnswers(t *testing.T) {
 	const operations, idle = 200, 7

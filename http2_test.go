@@ -291,3 +291,75 @@ func TestAServerThatLetsItsConnectionsGoInOrderLosesNobody(t *testing.T) {
 		})
 	}
 }
+
+// Before it knows better, net/http puts 100 requests on a connection. It sends
+// those that were too many again by itself, but not those whose body we keep.
+func TestABurstAtAServerOfFewStreamsLosesNobody(t *testing.T) {
+	const requests, streams = 50, 10
+	for name, clientOver := range map[string]func(*http.Transport) *http.Client{
+		"net/http alone": func(base *http.Transport) *http.Client { return &http.Client{Transport: base} },
+		"ours":           func(base *http.Transport) *http.Client { return overWire(t, base) },
+	} {
+		for _, k := range []wireKind{wireKinds[1], wireKinds[5]} {
+			t.Run(name+"/"+k.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					_, base := overHTTP2(t, func(p *peer) {
+						var open atomic.Int32
+						for ok := p.begin(3, streams); ok; { // SETTINGS_MAX_CONCURRENT_STREAMS
+							stream, _ := p.stream()
+							switch {
+							case stream == 0:
+								return
+							case open.Add(1) > streams:
+								open.Add(-1)
+								p.rstStream(stream, codeRefused)
+							default:
+								time.AfterFunc(time.Second, func() {
+									open.Add(-1)
+									p.ok(stream)
+								})
+							}
+						}
+					})
+					client := clientOver(base)
+					var all sync.WaitGroup
+					for range requests {
+						all.Go(func() {
+							resp, err := client.Do(k.request(t, t.Context(), "https://api.test/"))
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							_ = resp.Body.Close()
+						})
+					}
+					all.Wait()
+				})
+			})
+		}
+	}
+}
+
+// A connection may refuse once for not having told its limit, and no more.
+func TestAServerThatRefusesEveryStreamIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const operations = 1000
+		end, base := overHTTP2(t, func(p *peer) {
+			for ok := p.begin(); ok; {
+				stream, _ := p.stream()
+				if stream == 0 {
+					return
+				}
+				p.rstStream(stream, codeRefused)
+			}
+		})
+		client := overWire(t, base)
+		var all sync.WaitGroup
+		for range operations {
+			all.Go(func() { do(t, client, wireKinds[5].request(t, t.Context(), "https://api.test/")) })
+			time.Sleep(time.Millisecond)
+		}
+		all.Wait()
+		require.Less(t, len(end.arrivals()), operations/10)
+	})
+}

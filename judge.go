@@ -45,20 +45,30 @@ func (op *operation) judge(t *try) {
 }
 
 // spares reports whether t is held against nobody: the budget does not pay for
-// its repeat and the breaker is not told. It met the end of a used connection, where
-// net/http would send the request again at once, had we not kept the body from
-// it. Each connection is good for one, and only while the host's answers are good:
-// one that answers ill, or not at all, earns nobody a repeat. A request that cannot
-// have been looked at is spared once in any case, since many of them can share a
-// connection.
+// its repeat and the breaker is not told. net/http would send the request again
+// by itself, had we not kept the body from it.
+//
+// It met the end of a used connection: each is good for one, and only while the
+// host's answers are good; one that answers ill, or not at all, earns nobody a
+// repeat. A request that cannot have been looked at is spared once in any case,
+// since many of them can share a connection. Or it was refused, as one too many
+// for its connection, whose limit nobody knew yet; the second refusal on one
+// connection says more.
 func (op *operation) spares(t *try) bool {
-	switch {
-	case !t.stale():
-		return false
-	case t.sight.alone && !op.host.unwell.Load():
+	switch stale := t.stale(); {
+	case stale && t.sight.alone && !op.host.unwell.Load():
 		return t.verdict == Transient || t.verdict == Unsent
+	case t.verdict != Unsent || t.resp != nil:
+		return false
+	case stale:
+		return !op.hurried
 	}
-	return t.verdict == Unsent && !op.hurried
+	if !isRefusedStream(t.err) {
+		return false
+	}
+	before := op.refusedOn
+	op.refusedOn = t.sight.conn
+	return op.refusedOn != before
 }
 
 // stale reports whether the attempt met the end of a connection that had served

@@ -3,6 +3,7 @@ package resilient
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -27,13 +28,14 @@ type operation struct {
 	upload upload
 	scope  scope // what the context of an attempt says
 
-	wire       bool // Base speaks net/http: its trace is evidence
-	repeatable bool // sending it twice does no harm
-	unvouched  bool // it would be repeatable if its server were declared to honour keys
-	acted      bool // something before this hop can have acted
-	onceSpent  bool // the one repeat of a cause that is worth no more
-	hurried    bool // the one repeat that need not wait
-	wary       bool // the host has failed of late
+	wire       bool     // Base speaks net/http: its trace is evidence
+	repeatable bool     // sending it twice does no harm
+	unvouched  bool     // it would be repeatable if its server were declared to honour keys
+	acted      bool     // something before this hop can have acted
+	onceSpent  bool     // the one repeat of a cause that is worth no more
+	hurried    bool     // the one repeat that need not wait
+	wary       bool     // the host loses requests of late
+	refusedOn  net.Conn // which refused the last attempt's stream
 	outcome    Outcome
 
 	maxAttempts    int
@@ -126,7 +128,7 @@ func (t *Transport) begin(req *http.Request, h *host, start time.Duration) (*ope
 		op.base = t.standard() // http.DefaultTransport led back to us
 	}
 	op.wire = t.isWire(op.base)
-	op.wary = h.doubt.recent(start)
+	op.wary = h.loses(start)
 	op.acted = unsafeHop(req.Response)
 	op.began = op.start
 	if prior != nil {

@@ -26,7 +26,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var (
 		last   try
 		no     refusal
-		passes = t.passes(req) && !h.doubt.recent(start)
+		passes = t.passes(req) && !h.loses(start)
 	)
 	if passes {
 		if last, no = t.passThrough(req, h, start); last.resp != nil && last.verdict == Done {
@@ -99,6 +99,9 @@ func (t *Transport) passThrough(req *http.Request, h *host, start time.Duration)
 func (op *operation) run(last try) (*http.Response, error) {
 	for {
 		op.host.heard(last.report)
+		if last.resp == nil && last.report == failure {
+			op.host.lose(op.t.now())
+		}
 		wait, stop := time.Duration(0), last.stop
 		final := last.verdict == Done || last.verdict == Fatal
 		if !final {

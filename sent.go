@@ -31,11 +31,11 @@ type evidence struct {
 	cut func(cause error)
 	// once: the request must not be sent by net/http a second time on another
 	// HTTP/2 connection. most bounds its sendings over HTTP/2 in any case.
+	most int32
 	once bool
-	most int
 
-	url   *url.URL // where the attempt goes
 	http1 bool     // without TLS, HTTP/1.1 is spoken and nothing else
+	url   *url.URL // where the attempt goes
 
 	mu      sync.Mutex
 	asked   bool     // GetConn
@@ -48,8 +48,8 @@ type evidence struct {
 	idle    bool     // and had rested since
 	alone   bool     // nobody else was on it
 	broke   bool     // WroteRequest with an error
-	sent    int      // requests on the wire before the connection got last
-	handed  int      // of them, on connections that had not rested
+	sent    int32    // requests on the wire before the connection got last
+	handed  int32    // of them, on connections that had not rested
 	conn    net.Conn // got last
 }
 
@@ -153,9 +153,10 @@ type sight struct {
 	watched          bool // somebody looked
 	asked, got, head bool
 	reused, alone    bool
-	broke            bool // the request could not be written to its end
-	replays          int  // sendings by net/http itself, before the last
-	open             bool // the attempt could still go on: its context and Request.Cancel
+	broke            bool     // the request could not be written to its end
+	replays          int      // sendings by net/http itself, before the last
+	open             bool     // the attempt could still go on: its context and Request.Cancel
+	conn             net.Conn // got last
 }
 
 func (e *evidence) sight(open bool) sight {
@@ -164,7 +165,7 @@ func (e *evidence) sight(open bool) sight {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, alone: e.alone, broke: e.broke, replays: e.sent, open: open}
+	return sight{watched: true, asked: e.asked, got: e.got, head: e.head, reused: e.reused, alone: e.alone, broke: e.broke, replays: int(e.sent), open: open, conn: e.conn}
 }
 
 // neverAsked reports whether net/http did not even look for a connection. That
