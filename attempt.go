@@ -157,8 +157,8 @@ func (op *operation) outgoing(ctx context.Context) (*http.Request, error) {
 			return nil, err
 		}
 		out.Body = body
-		if !isSafe(op.req.Method) {
-			out.GetBody = nil // or net/http would send it again behind our back
+		if withholds(op.req) {
+			out.GetBody = nil
 		}
 	}
 	if prepare := op.t.cfg.Prepare; prepare != nil {
@@ -229,9 +229,11 @@ func (op *operation) settle(t *try, out *http.Request) {
 		return
 	}
 	complete(t.resp, out)
-	if t.cancel != nil || operationOf(t.resp) != op {
+	ours := t.cancel != nil || operationOf(t.resp) != op
+	if ours {
 		op.answered(t.resp)
 	}
+	op.handBack(t.resp, out, ours)
 	if cancel := t.cancel; cancel != nil {
 		watch(t.resp, func() { cancel(nil) }, op.t.cfg.BodyIdleTimeout, func() { cancel(ErrStalled) })
 	}
@@ -246,6 +248,25 @@ func (op *operation) settle(t *try, out *http.Request) {
 // context is the caller's, not that of the attempt, which ends with the body.
 func (op *operation) answered(resp *http.Response) {
 	resp.Request = resp.Request.WithContext(op)
+}
+
+// handBack returns the GetBody that was withheld from Base, since a caller may
+// send the answer's request again himself. A Base that sends once has no more use
+// for it; any other may still be reading its request, which is then copied, unless
+// it is ours already.
+func (op *operation) handBack(resp *http.Response, out *http.Request, ours bool) {
+	if !withholds(op.req) || !hasBody(resp.Request) || resp.Request.GetBody != nil {
+		return
+	}
+	if !ours && (!op.wire || resp.Request != out) {
+		op.answered(resp)
+	}
+	resp.Request.GetBody = op.req.GetBody
+}
+
+// withholds reports whether net/http could send req again behind our back.
+func withholds(req *http.Request) bool {
+	return hasBody(req) && !isSafe(req.Method) && req.GetBody != nil
 }
 
 // complete makes up for a Base that leaves out what net/http always sets.

@@ -137,6 +137,57 @@ func TestTheContextOfTheAnswersRequestOutlivesItsBody(t *testing.T) {
 	}
 }
 
+func TestWhoAsksWhetherAnErrorIsTemporaryIsToldWhatNetHTTPTells(t *testing.T) {
+	for name, clientOver := range map[string]func(*http.Transport) *http.Client{
+		"net/http alone": func(base *http.Transport) *http.Client { return &http.Client{Transport: base} },
+		"ours":           func(base *http.Transport) *http.Client { return overWire(t, base) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, base := overHTTP1(t, func(p *peer) { // answers nobody in time
+					if p.request() == 1 {
+						p.request()
+					}
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				for i, want := range []bool{true, false} {
+					_, err := clientOver(base).Do(wireKinds[1].request(t, []context.Context{ctx, t.Context()}[i], "http://api.test/"))
+					temporary, ok := err.(interface{ Temporary() bool })
+					require.True(t, ok)
+					require.Equal(t, want, temporary.Temporary(), "%v", err)
+				}
+			})
+		})
+	}
+}
+
+// A caller who sends it again himself, after a 401 say, needs its body.
+func TestTheAnswersRequestHasTheGetBodyOfTheCallers(t *testing.T) {
+	copying := roundTrip(func(req *http.Request) (*http.Response, error) { return answer(req.Clone(req.Context()), 401), nil })
+	server := httptest.NewServer(answerOK)
+	defer server.Close()
+	base := new(http.Transport)
+	defer base.CloseIdleConnections()
+	for name, rt := range map[string]http.RoundTripper{"net/http": base, "a stub": script(), "one that copies": copying} {
+		t.Run(name, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, strings.NewReader("amount=1"))
+			require.NoError(t, err)
+			resp, err := newClient(t, rt).Do(req)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.NotNil(t, resp.Request.GetBody, "as with net/http")
+			body, err := resp.Request.GetBody()
+			require.NoError(t, err)
+			text, err := io.ReadAll(body)
+			require.NoError(t, err)
+			require.Equal(t, "amount=1", string(text))
+			_, ok := resilient.OperationOf(resp)
+			require.True(t, ok)
+		})
+	}
+}
+
 func TestTheRequestThatBaseSaysWasAnsweredIsKept(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		for _, status := range []int{200, 503} {

@@ -97,6 +97,21 @@ func (e *Error) Timeout() bool {
 	return isTimeout(e.Stop) || isTimeout(e.cause) && !errors.Is(e.Stop, ErrOpen)
 }
 
+// Temporary is there for callers of net.Error's method of that name, which is
+// deprecated and says true of timeouts, as a rule. They are told what net/http
+// would have told them.
+func (e *Error) Temporary() bool {
+	return isTemporary(e.Stop) || isTemporary(e.cause)
+}
+
+func isTemporary(err error) bool {
+	temporary, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && temporary.Temporary()
+}
+
 func isTimeout(err error) bool {
 	timeout, ok := errors.AsType[interface {
 		error
