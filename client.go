@@ -20,7 +20,8 @@ const (
 // copied: changing it later changes nothing.
 type Config struct {
 	// Base makes each attempt. Nil means a clone of http.DefaultTransport with
-	// room for more idle connections per host and HTTP/2 health checks; if a
+	// room for more idle connections per host and HTTP/2 health checks, beside
+	// the protocols other than http and https that were registered with it; if a
 	// program has replaced http.DefaultTransport, whatever stands there when a
 	// request is made.
 	Base http.RoundTripper
@@ -225,7 +226,7 @@ func (t *Transport) hostOf(req *http.Request) hostKey {
 
 // CloseIdleConnections closes the idle connections of Base, if Base can.
 func (t *Transport) CloseIdleConnections() {
-	base, _ := t.base()
+	base, _ := t.base("http")
 	if c, ok := base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
@@ -234,13 +235,16 @@ func (t *Transport) CloseIdleConnections() {
 // programDefault is the http.DefaultTransport that the program started with.
 var programDefault = http.DefaultTransport
 
-// base is who makes an attempt now. fixed says that it cannot lead back to us:
-// a replaced http.DefaultTransport may.
-func (t *Transport) base() (base http.RoundTripper, fixed bool) {
+// base is who makes an attempt now, by the URL's scheme. fixed says that it
+// cannot lead back to us: a replaced http.DefaultTransport may.
+func (t *Transport) base(scheme string) (base http.RoundTripper, fixed bool) {
 	switch {
 	case t.cfg.Base != nil:
 		return t.cfg.Base, true
 	case http.DefaultTransport == programDefault, http.DefaultTransport == http.RoundTripper(t), http.DefaultTransport == nil:
+		if scheme != "http" && scheme != "https" {
+			return programDefault, true // a clone knows no protocols that the program registered
+		}
 		return t.standard(), true
 	}
 	return http.DefaultTransport, false

@@ -116,6 +116,7 @@ func TestWhoeverReplacesTheDefaultTransport(t *testing.T) {
 		"by a layer around the client itself gets no endless loop": defaultAroundUs,
 		"not at all has its own connections left alone":            defaultAsItWas,
 		"by a layer that asks for a token gets no endless loop":    defaultFetchesTokens,
+		"but has taught it a protocol is served over it":           defaultKnowsProtocol,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if os.Getenv("RESILIENT_DEFAULT_TRANSPORT") == "" {
@@ -162,6 +163,13 @@ func replacedDefault(t *testing.T, rt *resilient.Transport, url string) {
 	http.DefaultTransport = nil
 	fetch(t, &http.Client{Transport: rt}, url)
 	require.EqualValues(t, 2, used.Load())
+}
+
+func defaultKnowsProtocol(t *testing.T, rt *resilient.Transport, _ string) {
+	http.DefaultTransport.(*http.Transport).RegisterProtocol("memory", roundTrip(func(req *http.Request) (*http.Response, error) {
+		return answer(req, 200), nil
+	}))
+	fetch(t, &http.Client{Transport: rt}, "memory://api.test/")
 }
 
 func defaultIsUs(t *testing.T, rt *resilient.Transport, url string) {

@@ -124,7 +124,7 @@ func (t *Transport) begin(req *http.Request, h *host, start time.Duration) (*ope
 	nested := said.outer.same(req)
 
 	var fixed bool
-	if op.base, fixed = t.base(); !fixed && said.outer != nil && said.outer.transport == t {
+	if op.base, fixed = t.base(req.URL.Scheme); !fixed && said.outer != nil && said.outer.transport == t {
 		op.base = t.standard() // http.DefaultTransport led back to us
 	}
 	op.wire = t.isWire(op.base)

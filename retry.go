@@ -60,7 +60,7 @@ func (t *Transport) passes(req *http.Request) bool {
 	if _, err := t.cfg.Keys.callerKey(req.Header); err != nil {
 		return false // begin refuses it before anything is sent
 	}
-	_, fixed := t.base()
+	_, fixed := t.base(req.URL.Scheme)
 	return fixed
 }
 
@@ -76,7 +76,7 @@ func (t *Transport) passThrough(req *http.Request, h *host, start time.Duration)
 		}
 		defer func() { leave.done(last.report) }()
 	}
-	base, _ := t.base()
+	base, _ := t.base(req.URL.Scheme)
 	last.resp, last.err = base.RoundTrip(req) //nolint:bodyclose // the caller closes it, or the loop
 	if last.resp != nil && last.err == nil && last.resp.StatusCode < http.StatusBadRequest && t.cfg.Classify == nil {
 		last.judgement = judgement{verdict: Done, outcome: Answered, report: success}
