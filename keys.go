@@ -122,6 +122,10 @@ func checkKey(key string) error {
 	if len(key) > maxKeyLength {
 		return fmt.Errorf("idempotency key of %d bytes: at most %d", len(key), maxKeyLength)
 	}
+	return checkCharacters(key)
+}
+
+func checkCharacters(key string) error {
 	for i := range len(key) {
 		if c := key[i]; c < ' ' || c == 0x7f {
 			return fmt.Errorf("idempotency key has control character %#02x at byte %d", c, i)
@@ -178,7 +182,8 @@ func (k *opKey) expired(then time.Time, ttl time.Duration) bool {
 
 // callerKey finds a key that stands in the header map. A present entry without
 // a value is the caller's word too, and sends nothing: net/http documents it
-// for [http.Transport].
+// for [http.Transport]. A long one went through before us, so its length is the
+// server's to judge.
 func (c *KeyConfig) callerKey(h http.Header) (key opKey, err error) {
 	for _, name := range c.names {
 		values, ok := h[name]
@@ -187,7 +192,7 @@ func (c *KeyConfig) callerKey(h http.Header) (key opKey, err error) {
 		}
 		key.source = headerKey
 		for _, v := range values {
-			if err := checkKey(v); err != nil {
+			if err := checkCharacters(v); err != nil {
 				return key, fmt.Errorf("resilient: %s: %w", name, err)
 			}
 		}

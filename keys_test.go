@@ -69,7 +69,7 @@ func TestAKeyOfTheCallersIsHisWordAndIsSentAsItStands(t *testing.T) {
 		{"the header of Config.Keys", http.Header{"X-Token": {"mine"}}, "mine"},
 		{"the header of Config.Keys in lower case", http.Header{"x-token": {"mine"}}, "mine"},
 		{"in quotes", http.Header{"Idempotency-Key": {`"mine"`}}, `"mine"`},
-		{"as long as can be", http.Header{"Idempotency-Key": {strings.Repeat("k", 255)}}, strings.Repeat("k", 255)},
+		{"longer than ours may be", http.Header{"Idempotency-Key": {strings.Repeat("k", 300)}}, strings.Repeat("k", 300)},
 		{"the marker that sends nothing", http.Header{"Idempotency-Key": nil}, ""},
 		{"the other marker that sends nothing", http.Header{"X-Idempotency-Key": {}}, ""},
 	} {
@@ -113,7 +113,6 @@ func TestAnImpossibleKeyIsAnErrorBeforeAnythingIsSent(t *testing.T) {
 		"a line break in the header":          {none, inHeader("Idempotency-Key", "a\r\nb"), "control character"},
 		"a line break in lower case":          {none, inHeader("idempotency-key", "a\nb"), "control character"},
 		"a DEL in X-Idempotency-Key":          {none, inHeader("X-Idempotency-Key", "a\x7f"), "control character"},
-		"256 bytes in the header":             {none, inHeader("Idempotency-Key", long), "256 bytes"},
 		"an empty key in WithKey":             {none, wish(""), "WithKey"},
 		"a line break in WithKey":             {none, wish("a\nb"), "control character"},
 		"256 bytes in WithKey":                {none, wish(long), "256 bytes"},
