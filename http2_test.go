@@ -292,6 +292,29 @@ func TestAServerThatLetsItsConnectionsGoInOrderLosesNobody(t *testing.T) {
 	}
 }
 
+// fewStreams is the script of a server that answers after a second, so many
+// requests at once on each connection, and refuses what is more.
+func fewStreams(limit uint32) func(*peer) {
+	return func(p *peer) {
+		var open atomic.Int32
+		for ok := p.begin(3, limit); ok; { // SETTINGS_MAX_CONCURRENT_STREAMS
+			stream, _ := p.stream()
+			switch {
+			case stream == 0:
+				return
+			case open.Add(1) > int32(limit):
+				open.Add(-1)
+				p.rstStream(stream, codeRefused)
+			default:
+				time.AfterFunc(time.Second, func() {
+					open.Add(-1)
+					p.ok(stream)
+				})
+			}
+		}
+	}
+}
+
 // Before it knows better, net/http puts 100 requests on a connection. It sends
 // those that were too many again by itself, but not those whose body we keep.
 func TestABurstAtAServerOfFewStreamsLosesNobody(t *testing.T) {
@@ -303,24 +326,7 @@ func TestABurstAtAServerOfFewStreamsLosesNobody(t *testing.T) {
 		for _, k := range []wireKind{wireKinds[1], wireKinds[5]} {
 			t.Run(name+"/"+k.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					_, base := overHTTP2(t, func(p *peer) {
-						var open atomic.Int32
-						for ok := p.begin(3, streams); ok; { // SETTINGS_MAX_CONCURRENT_STREAMS
-							stream, _ := p.stream()
-							switch {
-							case stream == 0:
-								return
-							case open.Add(1) > streams:
-								open.Add(-1)
-								p.rstStream(stream, codeRefused)
-							default:
-								time.AfterFunc(time.Second, func() {
-									open.Add(-1)
-									p.ok(stream)
-								})
-							}
-						}
-					})
+					_, base := overHTTP2(t, fewStreams(streams))
 					client := clientOver(base)
 					var all sync.WaitGroup
 					for range requests {
