@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 )
@@ -58,17 +59,20 @@ func (op *operation) spares(t *try) bool {
 	switch stale := t.stale(); {
 	case stale && t.sight.alone && !op.host.unwell.Load():
 		return t.verdict == Transient || t.verdict == Unsent
-	case t.verdict != Unsent || t.resp != nil:
-		return false
 	case stale:
-		return !op.hurried
+		return t.verdict == Unsent && !op.hurried
+	case t.resp == nil && isRefusedStream(t.err):
+		return t.verdict == Unsent && op.firstRefusal(t.sight.conn)
 	}
-	if !isRefusedStream(t.err) {
-		return false
-	}
+	return false
+}
+
+// firstRefusal notes that conn refused a stream, and reports whether the attempt
+// before was not refused by the same.
+func (op *operation) firstRefusal(conn net.Conn) bool {
 	before := op.refusedOn
-	op.refusedOn = t.sight.conn
-	return op.refusedOn != before
+	op.refusedOn = conn
+	return conn != before
 }
 
 // stale reports whether the attempt met the end of a connection that had served

@@ -29,13 +29,13 @@ type evidence struct {
 	// harmless or impossible, and not used once a dialler's own requests, which
 	// the same hooks see, make what looks like it a guess.
 	cut func(cause error)
-	// once: the request must not be sent by net/http a second time on another
-	// HTTP/2 connection. most bounds its sendings over HTTP/2 in any case.
+	// most bounds net/http's sendings over HTTP/2. once: there must be no second
+	// one on another HTTP/2 connection.
 	most int32
 	once bool
 
-	http1 bool     // without TLS, HTTP/1.1 is spoken and nothing else
 	url   *url.URL // where the attempt goes
+	http1 bool     // without TLS, HTTP/1.1 is spoken and nothing else
 
 	mu      sync.Mutex
 	asked   bool     // GetConn
