@@ -109,8 +109,9 @@ type Config struct {
 	MaxHosts int
 
 	// CountReplays watches the first attempts of safe requests too, so that
-	// their records count net/http's own replays and tell NotSent. Unsafe
-	// requests are always watched. Watched, a request that a server of HTTP/2
+	// their records count net/http's own replays and tell NotSent. Without it they
+	// are watched for ten seconds after an attempt at their host ended without an
+	// answer. Unsafe requests are always watched. Watched, a request that a server
 	// refuses again and again is not sent by net/http without end.
 	CountReplays bool
 	// Observer is told what happens. The zero Observer is silent.
