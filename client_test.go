@@ -393,7 +393,7 @@ func TestNoBackoffAndAScheduleThatEndsAreWhatTheySay(t *testing.T) {
 		attempts int
 	}{
 		{"a nil Schedule is the default one", func() resilient.Schedule { return nil }, 4},
-		{"a negative pause ends the operation", func() resilient.Schedule { return never{} }, 1},
+		{"a negative pause ends the operation", func() resilient.Schedule { return every(-1) }, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -405,7 +405,3 @@ func TestNoBackoffAndAScheduleThatEndsAreWhatTheySay(t *testing.T) {
 		})
 	}
 }
-
-type never struct{}
-
-func (never) NextBackOff() time.Duration { return -1 }

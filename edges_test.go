@@ -188,6 +188,18 @@ func TestTheAnswersRequestHasTheGetBodyOfTheCallers(t *testing.T) {
 	}
 }
 
+// A Base that was not vouched for may read its request for longer than it says.
+func TestABaseKeepsItsRequestAsItWasGiven(t *testing.T) {
+	var given *http.Request
+	client := newClient(t, roundTrip(func(req *http.Request) (*http.Response, error) {
+		given = req
+		return answer(req, http.StatusOK), nil
+	}), func(c *resilient.Config) { c.BaseIsWire = false })
+	got := do(t, client, newRequest(t, http.MethodPost, "x"))
+	require.Equal(t, http.StatusOK, got.status)
+	require.Nil(t, given.GetBody)
+}
+
 func TestTheRequestThatBaseSaysWasAnsweredIsKept(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		for _, status := range []int{200, 503} {

@@ -150,7 +150,7 @@ func TestTheLogTellsTroubleAndNothingElse(t *testing.T) {
 	var out bytes.Buffer
 	logged := func(c *resilient.Config) {
 		c.Keys.New = func() string { return "order-7" }
-		c.Backoff = func() resilient.Schedule { return everySecond{} }
+		c.Backoff = func() resilient.Schedule { return every(time.Second) }
 		c.Observer = resilient.LogTo(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}
@@ -588,7 +588,7 @@ func TestEveryReasonToStopIsReachedAndTold(t *testing.T) {
 		due    bool // NotBefore is known
 	}{
 		{"MaxAttempts", respond(), one(2), nil, 0, 0, resilient.ErrAttempts, false},
-		{"the end of the schedule", respond(), func(c *resilient.Config) { c.Backoff = func() resilient.Schedule { return noMore{} } }, nil, 0, 0, resilient.ErrAttempts, false},
+		{"the end of the schedule", respond(), func(c *resilient.Config) { c.Backoff = func() resilient.Schedule { return every(-1) } }, nil, 0, 0, resilient.ErrAttempts, false},
 		{"the budget", respond(), func(c *resilient.Config) { c.NoBreaker = true }, nil, 4, 0, resilient.ErrBudget, true},
 		{"the breaker", respond(), func(c *resilient.Config) { c.NoBudget = true }, nil, 10, 0, resilient.ErrOpen, true},
 		{"the breaker, without a hold", respond(), func(c *resilient.Config) { c.FailFast = true }, nil, 10, 0, resilient.ErrOpen, true},
@@ -627,10 +627,6 @@ func TestEveryReasonToStopIsReachedAndTold(t *testing.T) {
 		})
 	}
 }
-
-type noMore struct{}
-
-func (noMore) NextBackOff() time.Duration { return -1 }
 
 func TestAnAnswerThatMayBeTheEchoOfOurOwnSuccessSaysSo(t *testing.T) {
 	for _, tt := range []struct {

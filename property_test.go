@@ -422,7 +422,7 @@ func mended(t *testing.T, client *http.Client, operations int) (good int) {
 
 func TestTheBudgetComesBack(t *testing.T) {
 	cfg := func() resilient.Config {
-		return resilient.Config{Base: failOnce(), NoBreaker: true, Backoff: func() resilient.Schedule { return everySecond{} }}
+		return resilient.Config{Base: failOnce(), NoBreaker: true, Backoff: func() resilient.Schedule { return every(time.Second) }}
 	}
 	// Ten there were, and up to five are earned by fifty operations: those that
 	// begin while it is full earn nothing.
@@ -461,11 +461,6 @@ func TestTheBudgetComesBack(t *testing.T) {
 		full(t, client)
 	})
 }
-
-// everySecond is a schedule without chance.
-type everySecond struct{}
-
-func (everySecond) NextBackOff() time.Duration { return time.Second }
 
 func TestAStalledAnswerFailsItsAttemptWhereAnswersAreReadInIt(t *testing.T) {
 	inStorm(t, "and the next is whole", func(t *testing.T) {

@@ -147,6 +147,7 @@ func (op *operation) attemptAfter(last *try, wait time.Duration) (next try, stop
 		if !returned {
 			if last != nil && next.start.IsZero() { // paid for, and not sent
 				op.refund(last)
+				last.drop()
 			}
 			op.abandoned(&next)
 		}

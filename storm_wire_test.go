@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/go-resilient/resilient"
 	"github.com/go-resilient/resilient/faultinject"
 	"github.com/stretchr/testify/require"
 )
@@ -233,4 +236,87 @@ func TestAServerThatEndsConnectionsHandedOnCostsLittleMoreThanWithNetHTTPAlone(t
 	ours := done(func(base *http.Transport) *http.Client { return overWire(t, base) })
 	t.Logf("%.3f alone, %.3f ours", alone, ours)
 	require.Greater(t, ours, alone-0.1, "four attempts each")
+}
+
+// replaying is a Base that sends each request again by itself up to a hundred
+// times, as net/http does where one connection after the other ends.
+type replaying struct {
+	idle   bool // each of them had rested
+	same   bool // they are one, of HTTP/2
+	status int  // of the last; zero: it is lost too
+	copies int  // of the last request
+}
+
+func (r *replaying) RoundTrip(req *http.Request) (*http.Response, error) {
+	trace, conn := httptrace.ContextClientTrace(req.Context()), new(net.TCPConn)
+	for r.copies = 1; r.copies < 100 && req.Context().Err() == nil; r.copies++ {
+		if !r.same {
+			conn = new(net.TCPConn)
+		}
+		if trace != nil {
+			trace.GetConn("api.test:80")
+			trace.GotConn(httptrace.GotConnInfo{Conn: conn, Reused: true, WasIdle: r.idle})
+			trace.WroteHeaders()
+		}
+	}
+	if r.status == 0 || req.Context().Err() != nil {
+		return nil, io.EOF
+	}
+	return &http.Response{StatusCode: r.status}, nil
+}
+
+// A new connection that is handed on passes for used, so there is no end to them;
+// of those that had rested there are only so many.
+func TestCopiesOnConnectionsHandedOnAreBoundedAndOthersAreNot(t *testing.T) {
+	for idle, most := range map[bool]int{false: 6, true: 100} {
+		base := &replaying{idle: idle}
+		client := newClient(t, base, func(c *resilient.Config) { c.BaseIsWire, c.MaxAttempts = true, 1 })
+		do(t, client, newRequest(t, http.MethodDelete, ""))
+		require.Equal(t, most, base.copies)
+	}
+}
+
+func TestThereIsNoBoundToMaxAttempts(t *testing.T) {
+	base := &replaying{same: true, idle: true, status: 200}
+	client := newClient(t, base, func(c *resilient.Config) { c.BaseIsWire, c.MaxAttempts = true, math.MaxInt })
+	require.Equal(t, 200, do(t, client, newRequest(t, http.MethodDelete, "")).status)
+}
+
+func TestTheCopiesOfAGETAreBoundedForTenSecondsAfterItsHostLostARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &replaying{status: 500}
+		client := newClient(t, base, func(c *resilient.Config) { c.BaseIsWire, c.MaxAttempts, c.NoBreaker = true, 1, true })
+		copies := func() int {
+			do(t, client, newRequest(t, http.MethodGet, ""))
+			return base.copies
+		}
+		require.Equal(t, 100, copies())
+		require.Equal(t, 100, copies(), "a 500 loses nothing")
+		base.status = 0
+		require.Equal(t, 100, copies(), "nobody could know")
+		require.Equal(t, 6, copies())
+		time.Sleep(10*time.Second + 1)
+		require.Equal(t, 100, copies())
+	})
+}
+
+// On a connection that is not known to speak HTTP/1.1 there may be others.
+func TestTheEndOfAUsedConnectionIsFreeOnlyForWhoHadItToHimself(t *testing.T) {
+	for idle, balance := range map[bool]float64{true: 10, false: 9} {
+		synctest.Test(t, func(t *testing.T) {
+			attempts := 0
+			base := roundTrip(func(req *http.Request) (*http.Response, error) {
+				if attempts++; attempts == 2 {
+					return &http.Response{StatusCode: 200}, nil
+				}
+				trace := httptrace.ContextClientTrace(req.Context())
+				trace.GotConn(httptrace.GotConnInfo{Conn: new(net.TCPConn), Reused: true, WasIdle: idle})
+				trace.WroteHeaders()
+				return nil, io.EOF
+			})
+			client := newClient(t, base, hasty, func(c *resilient.Config) { c.BaseIsWire = true })
+			require.Equal(t, 200, do(t, client, newRequest(t, http.MethodPut, "x")).status)
+			require.InDelta(t, balance, stateOf(t, client).Balance, 0.01)
+		})
+	}
 }

@@ -152,10 +152,14 @@ func TestTheWaitForAHostThatAskedForTimeIsToldAfterADeadConnectionToo(t *testing
 func TestNoAttemptStartsAfterTheKeysTimeHoweverLongPrepareTook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := script(faultinject.LoseResponse(faultinject.RST))
+		body := &stream{Reader: strings.NewReader(strings.Repeat("x", 200))}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://api.test/charges", body)
+		require.NoError(t, err)
 		got := do(t, newClient(t, base, steady, honoured, func(c *resilient.Config) {
 			c.Keys.TTL = 10 * time.Second
 			c.Prepare = func(*http.Request) error { time.Sleep(6 * time.Second); return nil }
-		}), newRequest(t, http.MethodPost, "x"))
+		}), req)
+		require.EqualValues(t, 1, body.closed.Load())
 		require.ErrorIs(t, got.stop, resilient.ErrKeyExpired)
 		require.Equal(t, resilient.Unknown, got.outcome)
 		require.Len(t, base.Deliveries(), 1)
@@ -175,6 +179,26 @@ func TestAPanicOfPreparePaysBackTheRetryThatWasNeverSent(t *testing.T) {
 		})
 		require.Panics(t, func() { _, _ = client.Do(newRequest(t, http.MethodPut, "x")) })
 		require.InDelta(t, 10, stateOf(t, client).Balance, 0)
+	})
+}
+
+func TestAPanicOfPrepareLeavesNoAnswerOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := &stream{Reader: strings.NewReader("no")}
+		base := roundTrip(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 500, ProtoMajor: 1, ProtoMinor: 1, Body: body, ContentLength: 2, Request: req}, nil
+		})
+		prepared := 0
+		client := newClient(t, base, hasty, func(c *resilient.Config) {
+			c.Prepare = func(*http.Request) error {
+				if prepared++; prepared == 2 {
+					panic(errors.New("no token"))
+				}
+				return nil
+			}
+		})
+		require.Panics(t, func() { _, _ = client.Do(newRequest(t, http.MethodPut, "x")) })
+		require.EqualValues(t, 1, body.closed.Load())
 	})
 }
 
@@ -207,8 +231,8 @@ func endless(req *http.Request, status int) *http.Response {
 }
 
 func TestAnAnswersSlowBodyLengthensNoWait(t *testing.T) {
-	for name, change := range map[string]func(*resilient.Config){"a second": steady, "none": hasty} {
-		t.Run(name, func(t *testing.T) {
+	for _, pause := range []time.Duration{time.Second, 10 * time.Millisecond, 0} {
+		t.Run(pause.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var asked []time.Time
 				base := roundTrip(func(req *http.Request) (*http.Response, error) {
@@ -220,7 +244,9 @@ func TestAnAnswersSlowBodyLengthensNoWait(t *testing.T) {
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second+time.Second+60*time.Millisecond)
 				defer cancel()
-				got := do(t, newClient(t, base, change), newRequest(t, http.MethodPut, "x").WithContext(ctx))
+				got := do(t, newClient(t, base, func(c *resilient.Config) {
+					c.Backoff = func() resilient.Schedule { return every(pause) }
+				}), newRequest(t, http.MethodPut, "x").WithContext(ctx))
 				require.Equal(t, http.StatusOK, got.status)
 				first, second := got.record.Attempts[0], got.record.Attempts[1]
 				drained := asked[1].Sub(asked[0]) - first.Wait

@@ -280,7 +280,7 @@ func TestACallerWhoLeavesBetweenTwoAttemptsIsToldAtOnce(t *testing.T) {
 				req.Cancel = channel
 				start := time.Now()
 				got := do(t, overWire(t, base, func(c *resilient.Config) {
-					c.Backoff = func() resilient.Schedule { return eachHour{} }
+					c.Backoff = func() resilient.Schedule { return every(time.Hour) }
 				}), req)
 				require.Equal(t, "unknown, 1", brief(got, len(end.arrivals())))
 				require.Equal(t, time.Second, time.Since(start))
@@ -291,10 +291,6 @@ func TestACallerWhoLeavesBetweenTwoAttemptsIsToldAtOnce(t *testing.T) {
 		})
 	}
 }
-
-type eachHour struct{}
-
-func (eachHour) NextBackOff() time.Duration { return time.Hour }
 
 var errHome = errors.New("gone home")
 

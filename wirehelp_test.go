@@ -513,19 +513,17 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (l pipeListener) Close() error   { close(l); return nil }
 func (l pipeListener) Addr() net.Addr { return pipeAddr{} }
 
-// noWaits is a schedule without pauses, for tests in real time.
-type noWaits struct{}
+// every is a schedule without chance: by a second a test can tell a pause from
+// none. Below zero it has ended.
+type every time.Duration
 
-func (noWaits) NextBackOff() time.Duration { return 0 }
+func (e every) NextBackOff() time.Duration { return time.Duration(e) }
 
-// eachSecond is a schedule by which a test can tell a pause from none.
-type eachSecond struct{}
+func steady(cfg *resilient.Config) {
+	cfg.Backoff = func() resilient.Schedule { return every(time.Second) }
+}
 
-func (eachSecond) NextBackOff() time.Duration { return time.Second }
-
-func steady(cfg *resilient.Config) { cfg.Backoff = func() resilient.Schedule { return eachSecond{} } }
-
-func hasty(cfg *resilient.Config) { cfg.Backoff = func() resilient.Schedule { return noWaits{} } }
+func hasty(cfg *resilient.Config) { cfg.Backoff = func() resilient.Schedule { return every(0) } }
 
 // overWire returns a client over a real net/http transport, which needs no word
 // of ours to be believed.
