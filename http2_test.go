@@ -346,6 +346,29 @@ func TestABurstAtAServerOfFewStreamsLosesNobody(t *testing.T) {
 	}
 }
 
+func TestEachConnectionMayRefuseOnceForFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, base := overHTTP2(t, func(p *peer) {
+			for ok := p.begin(); ok; {
+				switch stream, _ := p.stream(); {
+				case stream == 0:
+					return
+				case p.n < 2:
+					p.rstStream(stream, codeRefused)
+					p.goAway(stream, codeNo) // the next request is for another connection
+				default:
+					p.ok(stream)
+				}
+			}
+		})
+		client := overWire(t, base, hasty)
+		got := do(t, client, wireKinds[5].request(t, t.Context(), "https://api.test/"))
+		require.Equal(t, 200, got.status)
+		require.Equal(t, 3, got.attempts)
+		require.InDelta(t, 10, stateOf(t, client).Balance, 0)
+	})
+}
+
 // A connection may refuse once for not having told its limit, and no more.
 func TestAServerThatRefusesEveryStreamIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

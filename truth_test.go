@@ -277,27 +277,32 @@ func TestTheOperationsTimeoutGoesOnWhileAnAnswersBodyIsDrained(t *testing.T) {
 
 func TestTheCallersBodyIsClosedAlsoWherePrepareLeavesAnEarlierAnswer(t *testing.T) {
 	for _, limit := range []int64{0, 100} { // of which the latter keeps nothing of it
-		synctest.Test(t, func(t *testing.T) {
-			body := &stream{Reader: strings.NewReader(strings.Repeat("x", 200))}
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://api.test/charges", body)
-			require.NoError(t, err)
-			asked := 0
-			base := roundTrip(func(req *http.Request) (*http.Response, error) { // an early answer
-				asked++
-				return answer(req, http.StatusServiceUnavailable), nil
-			})
-			got := do(t, newClient(t, base, hasty, func(c *resilient.Config) {
-				c.MaxReplayBytes = limit
-				c.Prepare = func(*http.Request) error {
-					if asked == 1 {
-						return errors.New("no token")
+		for why, prepare := range map[string]func() error{
+			"no token":    func() error { return errors.New("no token") },
+			"key expired": func() error { time.Sleep(time.Hour); return nil },
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				body := &stream{Reader: strings.NewReader(strings.Repeat("x", 200))}
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://api.test/charges", body)
+				require.NoError(t, err)
+				asked := 0
+				base := roundTrip(func(req *http.Request) (*http.Response, error) { // an early answer
+					asked++
+					return answer(req, http.StatusServiceUnavailable), nil
+				})
+				got := do(t, newClient(t, base, hasty, honoured, func(c *resilient.Config) {
+					c.MaxReplayBytes = limit
+					c.Prepare = func(*http.Request) error {
+						if asked == 1 {
+							return prepare()
+						}
+						return nil
 					}
-					return nil
-				}
-			}), req)
-			require.Equal(t, http.StatusServiceUnavailable, got.status)
-			require.ErrorContains(t, got.stop, "no token")
-			require.EqualValues(t, 1, body.closed.Load())
-		})
+				}), req)
+				require.Equal(t, http.StatusServiceUnavailable, got.status)
+				require.ErrorContains(t, got.stop, why)
+				require.EqualValues(t, 1, body.closed.Load())
+			})
+		}
 	}
 }
